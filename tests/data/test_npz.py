@@ -13,9 +13,9 @@ from tilegrad.data import load_npz
 from tilegrad.errors import UserError
 
 
-def save(path: Path, **arrays: NDArray[Any]) -> Path:
+def save(path: Path, **arrays: Any) -> Path:
     file = path / "data.npz"
-    np.savez(file, **arrays)  # type: ignore[arg-type]
+    np.savez(file, **arrays)
     return file
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,9 +111,9 @@ def test_options_may_be_text_as_on_a_command_line() -> None:
         ("mlp", {"batch": 0}, "batch size is 0"),
     ],
 )
-def test_errors(name: str, options: dict[str, object], message: str) -> None:
+def test_errors(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_model(name, **options)  # type: ignore[arg-type]
+        build_model(name, **options)
 
 
 def run_python(program: str) -> subprocess.CompletedProcess[str]:
