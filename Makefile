@@ -24,7 +24,8 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  PYTHON=python3.12   the interpreter to build $(VENV) with'
-	@echo '  TORCH_INDEX=URL     package index for PyTorch alone; https://download.pytorch.org/whl/cpu has the small CPU build'
+	@echo '  TORCH_INDEX=URL     package index for PyTorch alone, when $(VENV) is made;'
+	@echo '                      https://download.pytorch.org/whl/cpu has the small CPU build'
 	@echo '  JOBS=8              test processes (default 2)'
 	@echo '  PYTEST_ARGS=...     passed to pytest, for example PYTEST_ARGS="-k speechnet"'
 
