@@ -22,6 +22,7 @@ from tilegrad.errors import InternalError, ShapeError
 from tilegrad.ir import expr as sc
 from tilegrad.ir.affine import Affine, Guard, Lookup
 from tilegrad.ir.expr import Expr, ExprLike
+from tilegrad.ir.folding import fold, uniform
 from tilegrad.ir.graph import GradientRule, Nest, ReshapeOp, Result, StructuredOp, Value, current_graph
 from tilegrad.ir.types import DType, Kind
 
@@ -73,15 +74,21 @@ class Domain:
             shape.append(1 if row.single is None else self.extents[row.single])
         return tuple(shape)
 
-    def _define(self, combiner: str, exprs: Sequence[Expr], index: Sequence[Index], name: str) -> Value:
+    def _define(
+        self, combiner: str, exprs: Sequence[Expr], index: Sequence[Index], name: str, init: float | int | None = None
+    ) -> Value:
         output = temporary(self._shape(index), exprs[0].dtype, name)
-        _append((output,), (self.nest((output,), index, combiner, exprs),))
+        nest = self.nest((output,), index, combiner, exprs)
+        _append((output,), (nest,), init if nest.guards else None)
         return output
 
-    def assign(self, body: Expr, index: Sequence[Index], name: str = "") -> Value:
-        """``out[index] = body``, one term per element; the shape follows from the iterators in `index`."""
-        output = self._define("assign", (body,), index, name)
-        return output
+    def assign(self, body: Expr, index: Sequence[Index], name: str = "", init: float | int | None = None) -> Value:
+        """``out[index] = body``, one term per element; the shape follows from the iterators in `index`.
+
+        Elements whose term does not exist contain `init`, which therefore must be given where a read may leave its
+        tensor.
+        """
+        return self._define("assign", (body,), index, name, init)
 
     def sum(self, body: Expr, index: Sequence[Index], name: str = "") -> Value:
         """``out[index] += body``; a product at the root is accumulated by fused multiply-adds."""
@@ -95,7 +102,7 @@ class Domain:
     def argmax(self, body: Expr, index: Sequence[Index], name: str = "") -> tuple[Value, Value]:
         """The maximum and the i32 position of its first occurrence among the reduction iterators (row-major)."""
         shape = self._shape(index)
-        largest, position = temporary(shape, DType.F32, name), temporary(shape, DType.I32, name)
+        largest, position = temporary(shape, body.dtype, name), temporary(shape, DType.I32, name)
         _append((largest, position), (self.nest((largest, position), index, "argmax", (body,)),))
         return largest, position
 
@@ -127,7 +134,7 @@ def _bounds(value: Value, index: Sequence[Affine], extents: Sequence[int]) -> li
 
 def sum_of(body: Expr) -> tuple[str, tuple[Expr, ...]]:
     """Combiner and term of a sum: products become fused multiply-adds, here and nowhere later."""
-    if body.op == "mul":
+    if body.op == "mul" and body.dtype.is_float:
         return "dot", body.args
     return "sum", (body,)
 
@@ -138,7 +145,9 @@ def temporary(shape: Sequence[int], dtype: DType = DType.F32, name: str = "") ->
 
 
 def _append(outputs: Sequence[Value], nests: Sequence[Nest], init: float | int | None = None) -> None:
-    current_graph().add(StructuredOp(tuple(outputs), tuple(nests), init))
+    op = StructuredOp(tuple(outputs), tuple(nests), init)
+    if not fold(op):
+        current_graph().add(op)
 
 
 def constant(data: ArrayLike, dtype: DType | None = None, name: str = "") -> Value:
@@ -180,8 +189,14 @@ def elementwise(body: Callable[..., ExprLike], *values: Value, name: str = "") -
     shape = broadcast_shapes(*(value.shape for value in values))
     d = Domain()
     index = d.parallel(*shape)
-    result = body(*(value[broadcast_index(value, index)] for value in values))
+    result = body(*(_element(value, index) for value in values))
     return d.assign(sc.as_expr(result, DType.F32), index, name)
+
+
+def _element(value: Value, index: Sequence[Affine]) -> Expr:
+    """An element under broadcasting; a constant whose elements are all the same number is that number."""
+    number = uniform(value)
+    return value[broadcast_index(value, index)] if number is None else sc.constant(number, value.dtype)
 
 
 def full(shape: Sequence[int], value: float | int, dtype: DType = DType.F32) -> Value:

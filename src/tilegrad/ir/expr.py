@@ -316,7 +316,7 @@ def _fold(op: str, args: tuple[Expr, ...], dtype: DType) -> Expr | None:
 _FOLDABLE: dict[str, Callable[..., Any]] = {
     "neg": np.negative, "abs": np.abs, "add": np.add, "sub": np.subtract, "mul": np.multiply, "sqrt": np.sqrt,
     "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal,
-    "and": np.logical_and, "or": np.logical_or, "not": np.logical_not,
+    "and": np.bitwise_and, "or": np.bitwise_or, "not": np.logical_not,
 }  # fmt: skip
 
 

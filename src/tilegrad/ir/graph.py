@@ -314,6 +314,12 @@ class Graph:
         stores: what happens to persistent tensors at the end.
         rules: gradients that composites define themselves, keyed by output.
         results: what the model returns.
+        training: whether operators that behave differently in training do so.
+        random_seed: u32[2] setting, the key of the random numbers, once an operator draws some.
+        random_step: u32[1] setting, which pass this is; part of the counter of the random numbers.
+        random_streams: how many operators draw random numbers; the index of the next one.
+        aliases: further names of parameters and buffers that the model holds once under several names -> the first name.
+        frozen: names of the parameters that the model itself excludes from training.
     """
 
     name: str = "graph"
@@ -324,6 +330,12 @@ class Graph:
     stores: list[Store] = field(default_factory=list)
     rules: dict[Value, GradientRule] = field(default_factory=dict)
     results: list[Value] = field(default_factory=list)
+    training: bool = True
+    random_seed: Value | None = None
+    random_step: Value | None = None
+    random_streams: int = 0
+    aliases: dict[str, str] = field(default_factory=dict)
+    frozen: list[str] = field(default_factory=list)
     _origin: str = ""
     _phase: str = "forward"
     _names: dict[str, int] = field(default_factory=dict)
@@ -396,6 +408,14 @@ def current_graph() -> Graph:
     if graph is None:
         raise InternalError("tensor arithmetic outside `Graph.building()`")
     return graph
+
+
+def clone(graph: Graph, name: str) -> Graph:
+    """A graph of its own with copies of the operations; values are shared."""
+    ops: list[Op] = [replace(op) for op in graph.ops]
+    return replace(
+        graph, name=name, ops=ops, inputs=list(graph.inputs), stores=list(graph.stores), results=list(graph.results)
+    )
 
 
 def replace_nest_values(nest: Nest, substitute: Callable[[Value], Value]) -> Nest:

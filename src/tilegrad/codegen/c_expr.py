@@ -1,0 +1,158 @@
+"""Scalar expressions and indices as C text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tilegrad.errors import InternalError
+from tilegrad.ir.affine import Affine, Guard
+from tilegrad.ir.expr import Expr, walk
+from tilegrad.ir.graph import Value
+from tilegrad.ir.types import DType
+
+_INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+    "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
+}  # fmt: skip
+_LOCAL_TYPE = {DType.F32: "float", DType.I32: "int32_t", DType.I64: "int64_t", DType.U32: "uint32_t", DType.BOOL: "int"}
+
+
+def iterator_name(position: int) -> str:
+    """The C variable of an iterator."""
+    return f"i{position}"
+
+
+def literal(value: float | int | bool, dtype: DType) -> str:
+    """A C literal that denotes exactly `value`."""
+    if dtype is DType.F32:
+        number = float(value)
+        if math.isnan(number):
+            return "__builtin_nanf(\"\")"
+        if math.isinf(number):
+            return "__builtin_inff()" if number > 0 else "(-__builtin_inff())"
+        text = np.format_float_positional(np.float32(number), unique=True, trim="0")
+        if len(text) > 16:
+            text = np.format_float_scientific(np.float32(number), unique=True, trim="0")
+        return f"{text}f" if number >= 0 and not text.startswith("-") else f"({text}f)"
+    if dtype is DType.U32:
+        return f"{int(value)}u"
+    if dtype is DType.I64:
+        return f"INT64_C({int(value)})"
+    if int(value) == -(2**31):
+        return "INT32_MIN"
+    return str(int(value)) if int(value) >= 0 else f"({int(value)})"
+
+
+def format_sum(terms: Sequence[tuple[str, int]], constant: int) -> str:
+    """``constant + sum(coefficient * name)`` in C."""
+    text = ""
+    for name, coefficient in terms:
+        sign = "-" if coefficient < 0 else "+"
+        factor = name if abs(coefficient) == 1 else f"{abs(coefficient)} * {name}"
+        text += f" {sign} {factor}" if text else (factor if sign == "+" else f"-{factor}")
+    if constant or not text:
+        text += f" {'-' if constant < 0 else '+'} {abs(constant)}" if text else str(constant)
+    return text
+
+
+@dataclass
+class CScope:
+    """Where C text is produced: names of tensors, and the numbering of temporaries.
+
+    Attributes:
+        pointers: the C name of the pointer to each tensor.
+        iterators: the C text of an iterator where it differs from its own variable.
+    """
+
+    pointers: Mapping[Value, str]
+    iterators: dict[int, str] = field(default_factory=dict)
+    counter: int = 0
+
+    def fresh(self, prefix: str = "t") -> str:
+        """A new local name."""
+        self.counter += 1
+        return f"{prefix}{self.counter}"
+
+    def iterator(self, position: int) -> str:
+        """The C text of an iterator."""
+        return self.iterators.get(position, iterator_name(position))
+
+    def affine(self, row: Affine) -> str:
+        """An index as C text."""
+        terms = [(self.iterator(i), c) for i, c in row.terms]
+        terms += [(f"(int32_t){self.element(x.value, x.index)}", x.coefficient) for x in row.lookups]
+        return format_sum(terms, row.constant)
+
+    def element(self, value: Value, index: Sequence[Affine]) -> str:
+        """A tensor element as C text, its strides multiplied out."""
+        flat = Affine()
+        for row, stride in zip(index, value.strides, strict=True):
+            flat = flat + row * stride
+        return f"{self.pointers[value]}[{self.affine(flat)}]"
+
+    def guard(self, guard: Guard) -> str:
+        """A predicate as C text."""
+        text = self.affine(guard.index)
+        return f"({text} >= {guard.lower} && {text} < {guard.upper})"
+
+    def evaluate(self, roots: Sequence[Expr], emit: Callable[[str], None]) -> list[str]:
+        """C text of every root; subexpressions used more than once become locals through `emit`."""
+        uses: dict[int, int] = {}
+        nodes = list(walk(*roots))
+        for node in nodes:
+            for arg in node.args:
+                uses[id(arg)] = uses.get(id(arg), 0) + 1
+        for root in roots:
+            uses[id(root)] = uses.get(id(root), 0) + 1
+        text: dict[int, str] = {}
+        for node in nodes:
+            written = self._node(node, [text[id(arg)] for arg in node.args])
+            shared = uses[id(node)] > 1 and node.op not in ("const", "index")
+            if shared or len(written) > 100:
+                name = self.fresh()
+                emit(f"const {_LOCAL_TYPE[node.dtype]} {name} = {written};")
+                written = name
+            text[id(node)] = written
+        return [text[id(root)] for root in roots]
+
+    def _node(self, node: Expr, args: list[str]) -> str:
+        if node.op == "const":
+            return literal(node.attr, node.dtype)
+        if node.op == "read":
+            return self.element(node.attr.value, node.attr.index)
+        if node.op == "index":
+            return f"({self.affine(node.attr)})"
+        if node.op in _INFIX:
+            return f"({args[0]} {_INFIX[node.op]} {args[1]})"
+        if node.op == "neg":
+            return f"(-{args[0]})"
+        if node.op == "not":
+            return f"(!{args[0]})"
+        if node.op == "abs":
+            if node.dtype is DType.F32:
+                return f"__builtin_fabsf({args[0]})"
+            return f"({args[0]} < 0 ? -{args[0]} : {args[0]})"
+        if node.op == "fma":
+            return f"__builtin_fmaf({', '.join(args)})"
+        if node.op == "select":
+            return f"({args[0]} ? {args[1]} : {args[2]})"
+        if node.op == "cast":
+            return _cast(args[0], node.args[0].dtype, node.dtype)
+        if node.op == "round":
+            return f"tg_round_even({args[0]})"
+        if node.op in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "sqrt", "floor", "ceil", "trunc",
+                       "pow", "philox"):  # fmt: skip
+            return f"tg_{node.op}({', '.join(args)})"
+        raise InternalError(f"no C for the scalar operation {node.op!r}")
+
+
+def _cast(text: str, source: DType, target: DType) -> str:
+    if target is DType.BOOL:
+        return f"({text} != 0)"
+    if source is DType.F32 and target is not DType.F32:
+        return f"({_LOCAL_TYPE[target]})tg_f32_to_i32({text})"
+    return f"({_LOCAL_TYPE[target]})({text})"

@@ -1,0 +1,312 @@
+"""Loop nests as C: which loop goes where, what is blocked, and how guards become loop bounds.
+
+Every form evaluates the terms of one element in the canonical order of its nest; they differ only in the order of
+elements. So the plain form is the bit oracle of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tilegrad.codegen.c_expr import CScope, format_sum, literal
+from tilegrad.codegen.mapping import Mapping
+from tilegrad.ir.affine import Affine, Guard
+from tilegrad.ir.expr import Expr, substitute
+from tilegrad.ir.graph import Nest, Result, StructuredOp, Value
+
+
+class Writer:
+    """Lines of C with indentation."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.depth = 1
+
+    def line(self, text: str) -> None:
+        """Append one line."""
+        self.lines.append("    " * self.depth + text)
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        """A braced block."""
+        self.line(f"{head} {{" if head else "{")
+        self.depth += 1
+        yield
+        self.depth -= 1
+        self.line("}")
+
+
+def write_op(op: StructuredOp, mappings: Sequence[Mapping], scope: CScope, writer: Writer) -> None:
+    """The body of the function that executes one operation."""
+    if op.init is not None:
+        for output in op.outputs:
+            with writer.block(f"for (int k = 0; k < {output.size}; ++k)"):
+                writer.line(f"{scope.pointers[output]}[k] = {literal(op.init, output.dtype)};")
+    for nest, mapping in zip(op.nests, mappings, strict=True):
+        _NestWriter(nest, mapping, scope, writer).write()
+
+
+class _NestWriter:
+    """Writes one nest under one mapping."""
+
+    def __init__(self, nest: Nest, mapping: Mapping, scope: CScope, writer: Writer) -> None:
+        self.nest, self.mapping, self.scope, self.out = nest, mapping, scope, writer
+        self.pending = list(nest.guards)
+        self.open: set[int] = set()
+
+    def write(self) -> None:
+        combiner = self.nest.results[0].combiner
+        if self.nest.scatter:
+            self._loops([*range(len(self.nest.extents))], self._scatter)
+        elif combiner == "assign":
+            self._loops(list(self.mapping.order), self._assign)
+        elif self.mapping.vector is not None:
+            self._rows()
+        else:
+            self._chains()
+
+    # Loops and guards
+
+    def _loops(self, order: Sequence[int], body: object, *, bounded: bool = True) -> None:
+        """Nested loops over `order`, the guards as bounds, around `body`."""
+        assert callable(body)
+        if not order:
+            conditions = self._settle() if bounded else []
+            if conditions:
+                with self.out.block(f"if ({' && '.join(conditions)})"):
+                    body()
+            else:
+                body()
+            return
+        iterator, rest = order[0], order[1:]
+        self.open.add(iterator)
+        lower, upper, conditions = self._bounds(iterator) if bounded else ("0", str(self.nest.extents[iterator]), [])
+        name = self.scope.iterator(iterator)
+        with self.out.block(f"for (int {name} = {lower}; {name} < {upper}; ++{name})"):
+            for condition in conditions:
+                self.out.line(f"if (!{condition}) continue;")
+            self._loops(rest, body, bounded=bounded)
+
+    def _settle(self) -> list[str]:
+        """Guards that depend on open iterators only and are not bounds of a loop: conditions."""
+        ready = [g for g in self.pending if set(g.index.iterators()) <= self.open]
+        self.pending = [g for g in self.pending if g not in ready]
+        return [self.scope.guard(guard) for guard in ready]
+
+    def _bounds(self, iterator: int) -> tuple[str, str, list[str]]:
+        """Bounds of the loop over `iterator`, just opened, and what has to be tested inside."""
+        ready = [g for g in self.pending if set(g.index.iterators()) <= self.open]
+        self.pending = [g for g in self.pending if g not in ready]
+        lowers, uppers, conditions = ["0"], [str(self.nest.extents[iterator])], []
+        for guard in ready:
+            if guard.index.lookups or not guard.index.coefficient(iterator):
+                conditions.append(self.scope.guard(guard))
+                continue
+            low, high = solve_guard(guard, iterator, self.scope)
+            lowers.append(low)
+            uppers.append(high)
+        return _fold("tg_max", lowers), _fold("tg_min", uppers), conditions
+
+    # Forms
+
+    def _assign(self) -> None:
+        for result in self.nest.results:
+            (text,) = self.scope.evaluate(result.exprs, self.out.line)
+            self.out.line(f"{self.scope.element(result.outputs[0], result.index)} = {text};")
+
+    def _scatter(self) -> None:
+        for result in self.nest.results:
+            target = self.scope.element(result.outputs[0], result.index)
+            terms = self.scope.evaluate(result.exprs, self.out.line)
+            self.out.line(f"{target} = {_accumulate(result, terms, target)};")
+
+    def _parallel_conditions(self) -> list[str]:
+        """Guards that no reduction iterator occurs in: they decide whether there are terms at all."""
+        return self._settle()
+
+    def _chains(self) -> None:
+        """One chain of additions per element; a block of elements side by side hides the latency of the chain."""
+        parallel = [k for k in self.mapping.order if k < self.nest.parallel]
+        reductions = [k for k in self.mapping.order if k >= self.nest.parallel]
+        block = self.mapping.block
+        if block is None:
+            self._loops(parallel, lambda: self._chain(reductions, [0]), bounded=False)
+            return
+        outer = [k for k in parallel if k != block]
+        self._loops(outer, lambda: self._blocks(block, lambda lanes: self._chain(reductions, lanes)), bounded=False)
+
+    def _blocks(self, block: int, body: object) -> None:
+        """The loop over blocks of an iterator; its extent is a multiple of the block."""
+        assert callable(body)
+        name, size = self.scope.iterator(block), self.mapping.block_size
+        self.open.add(block)
+        with self.out.block(f"for (int {name} = 0; {name} < {self.nest.extents[block]}; {name} += {size})"):
+            body(range(size))
+
+    def _lane(self, expr: Expr, lane: int) -> Expr:
+        if lane == 0 or self.mapping.block is None:
+            return expr
+        return substitute(expr, {self.mapping.block: Affine.iterator(self.mapping.block) + lane})
+
+    def _lane_index(self, index: Sequence[Affine], lane: int) -> list[Affine]:
+        if lane == 0 or self.mapping.block is None:
+            return list(index)
+        shift = {self.mapping.block: Affine.iterator(self.mapping.block) + lane}
+        return [row.substitute(shift) for row in index]
+
+    def _chain(self, reductions: Sequence[int], lanes: Sequence[int]) -> None:
+        saved, opened = list(self.pending), set(self.open)
+        names = [[f"acc{r}_{lane}" for lane in lanes] for r in range(len(self.nest.results))]
+        for r, result in enumerate(self.nest.results):
+            for lane in lanes:
+                self._start(result, names[r][lane], lane)
+        conditions = self._parallel_conditions()
+
+        def step() -> None:
+            for r, result in enumerate(self.nest.results):
+                roots = [self._lane(expr, lane) for lane in lanes for expr in result.exprs]
+                texts = self.scope.evaluate(roots, self.out.line)
+                width = len(result.exprs)
+                for lane in lanes:
+                    self._combine(result, names[r][lane], texts[lane * width : (lane + 1) * width])
+
+        if conditions:
+            with self.out.block(f"if ({' && '.join(conditions)})"):
+                self._loops(reductions, step)
+        else:
+            self._loops(reductions, step)
+        for r, result in enumerate(self.nest.results):
+            for lane in lanes:
+                index = self._lane_index(result.index, lane)
+                self.out.line(f"{self.scope.element(result.outputs[0], index)} = {names[r][lane]};")
+                if result.combiner == "argmax":
+                    self.out.line(f"{self.scope.element(result.outputs[1], index)} = {names[r][lane]}_at;")
+        self.pending, self.open = saved, opened
+
+    def _start(self, result: Result, name: str, lane: int) -> None:
+        if result.combiner in ("max", "argmax"):
+            self.out.line(f"float {name} = -__builtin_inff();")
+            if result.combiner == "argmax":
+                self.out.line(f"int32_t {name}_at = -1;")
+            return
+        kind = "float" if result.outputs[0].dtype.is_float else result.outputs[0].dtype.c_type
+        text = literal(0, result.outputs[0].dtype)
+        if result.start is not None:
+            (text,) = self.scope.evaluate([self._lane(result.start, lane)], self.out.line)
+        self.out.line(f"{kind} {name} = {text};")
+
+    def _combine(self, result: Result, name: str, terms: Sequence[str]) -> None:
+        if result.combiner not in ("max", "argmax"):
+            self.out.line(f"{name} = {_accumulate(result, terms, name)};")
+            return
+        term = self.scope.fresh("v")
+        self.out.line(f"const float {term} = {terms[0]};")
+        larger = f"{term} > {name} || ({term} != {term} && {name} == {name})"
+        if result.combiner == "max":
+            self.out.line(f"{name} = ({larger}) ? {term} : {name};")
+            return
+        position = self.scope.affine(_position(self.nest))
+        with self.out.block(f"if ({larger} || {name}_at < 0)"):
+            self.out.line(f"{name} = {term};")
+            self.out.line(f"{name}_at = {position};")
+
+    def _rows(self) -> None:
+        """Rows of accumulators: the innermost loop runs over a parallel iterator with unit stride.
+
+        The guards that depend on it become the bounds of that loop, so that terms outside are never executed.
+        """
+        vector, block = self.mapping.vector, self.mapping.block
+        assert vector is not None
+        outer = [k for k in self.mapping.order if k < self.nest.parallel and k not in (vector, block)]
+        reductions = [k for k in self.mapping.order if k >= self.nest.parallel]
+        if block is None:
+            self._loops(outer, lambda: self._row(vector, reductions, [0]), bounded=False)
+        else:
+            self._loops(
+                outer, lambda: self._blocks(block, lambda lanes: self._row(vector, reductions, lanes)), bounded=False
+            )
+
+    def _row(self, vector: int, reductions: Sequence[int], lanes: Sequence[int]) -> None:
+        saved, opened = list(self.pending), set(self.open)
+        extent = self.nest.extents[vector]
+        (result,) = self.nest.results
+        name = self.scope.iterator(vector)
+        rows = [f"row{lane}" for lane in lanes]
+        whole = f"for (int {name} = 0; {name} < {extent}; ++{name})"
+        for row in rows:
+            self.out.line(f"float {row}[{extent}];")
+        with self.out.block(whole):
+            for lane, row in zip(lanes, rows, strict=True):
+                text = "0.0f"
+                if result.start is not None:
+                    (text,) = self.scope.evaluate([self._lane(result.start, lane)], self.out.line)
+                self.out.line(f"{row}[{name}] = {text};")
+        on_vector = [g for g in self.pending if vector in set(g.index.iterators())]
+        self.pending = [g for g in self.pending if g not in on_vector]
+        conditions = self._parallel_conditions()
+
+        def inner() -> None:
+            self.pending = self.pending + on_vector
+            self.open.add(vector)
+            lower, upper, tests = self._bounds(vector)
+            assert not tests
+            with self.out.block(f"for (int {name} = {lower}; {name} < {upper}; ++{name})"):
+                roots = [self._lane(expr, lane) for lane in lanes for expr in result.exprs]
+                texts = self.scope.evaluate(roots, self.out.line)
+                width = len(result.exprs)
+                for lane, row in zip(lanes, rows, strict=True):
+                    target = f"{row}[{name}]"
+                    terms = texts[lane * width : (lane + 1) * width]
+                    self.out.line(f"{target} = {_accumulate(result, terms, target)};")
+
+        if conditions:
+            with self.out.block(f"if ({' && '.join(conditions)})"):
+                self._loops(reductions, inner)
+        else:
+            self._loops(reductions, inner)
+        with self.out.block(whole):
+            for lane, row in zip(lanes, rows, strict=True):
+                element = self.scope.element(result.outputs[0], self._lane_index(result.index, lane))
+                self.out.line(f"{element} = {row}[{name}];")
+        self.pending, self.open = saved, opened
+
+
+def solve_guard(guard: Guard, iterator: int, scope: CScope) -> tuple[str, str]:
+    """Bounds that a guard without lookups sets for one iterator: smallest value, and one above the largest."""
+    index, lower, upper = guard.index, guard.lower, guard.upper
+    coefficient = index.coefficient(iterator)
+    if coefficient < 0:
+        index, lower, upper, coefficient = -index, 1 - upper, 1 - lower, -coefficient
+    terms = [(scope.iterator(i), -c) for i, c in index.terms if i != iterator]
+    texts = [format_sum(terms, limit - index.constant) for limit in (lower, upper)]
+    if coefficient == 1:
+        return texts[0], texts[1]
+    return f"tg_ceil_div({texts[0]}, {coefficient})", f"tg_ceil_div({texts[1]}, {coefficient})"
+
+
+def _fold(function: str, texts: Sequence[str]) -> str:
+    result = texts[0]
+    for text in texts[1:]:
+        result = f"{function}({result}, {text})"
+    return result
+
+
+def _accumulate(result: Result, terms: Sequence[str], accumulator: str) -> str:
+    if result.combiner == "dot":
+        return f"__builtin_fmaf({terms[0]}, {terms[1]}, {accumulator})"
+    return f"{accumulator} + {terms[0]}"
+
+
+def _position(nest: Nest) -> Affine:
+    """The row-major position of a term among the reduction iterators."""
+    position, step = Affine(), 1
+    for iterator in reversed(range(nest.parallel, len(nest.extents))):
+        position = position + Affine.iterator(iterator) * step
+        step *= nest.extents[iterator]
+    return position
+
+
+def written_values(op: StructuredOp) -> list[Value]:
+    """The tensors an operation writes."""
+    return list(op.outputs)

@@ -1,0 +1,214 @@
+"""From graphs to a plan: kernels, storages, in-place updates, lifetimes and addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tilegrad.errors import DoesNotFitError, InternalError
+from tilegrad.ir.graph import Graph, ReshapeOp, StructuredOp, Value
+from tilegrad.ir.types import Kind
+from tilegrad.planning.allocate import Buffer, allocate, lower_bound
+from tilegrad.planning.plan import Copy, EntryPlan, Kernel, LevelUse, Plan, Storage
+from tilegrad.planning.schedule import schedule_updates
+from tilegrad.targets.base import Memory, Target
+from tilegrad.transforms.inline import reads_of
+
+
+def plan_program(graphs: Sequence[Graph], target: Target) -> Plan:
+    """Plan the entry points of one program.
+
+    Args:
+        graphs: one per entry point; persistent tensors may occur in several.
+        target: where the program will run.
+
+    Raises:
+        DoesNotFitError: if the tensors need more than the target's memory.
+    """
+    memory = target.memories[-1]
+    names = _Names()
+    statics: dict[Value, Storage] = {}
+    constants: dict[Value, Storage] = {}
+    for graph in graphs:
+        for value in [*graph.inputs, *graph.persistent()]:
+            table = constants if value.is_constant else statics
+            if value.kind.persistent and value not in table:
+                prefix = "k" if value.is_constant else value.kind.value
+                name = names.unique(f"{prefix}_{value.name}")
+                table[value] = Storage(name, value.bytes, memory.name, [value], value)
+    entries = [_plan_entry(graph, statics | constants, memory, names) for graph in graphs]
+    arena = max((entry.arena_bytes for entry in entries), default=0)
+    fixed = sum(_aligned(storage.bytes, memory) for storage in statics.values())
+    bound = fixed + max((entry.lower_bound for entry in entries), default=0)
+    use = LevelUse(fixed + arena, bound, memory.capacity)
+    if use.capacity is not None and use.peak > use.capacity:
+        raise DoesNotFitError(
+            f"the tensors need {use.peak:,} bytes of {memory.name}, which has {use.capacity:,}; "
+            f"at least {use.lower_bound:,} bytes are alive at one moment"
+        )
+    return Plan(
+        target.name, memory.name, entries, list(statics.values()), list(constants.values()), arena, {memory.name: use}
+    )
+
+
+def _aligned(size: int, memory: Memory) -> int:
+    return -(-size // memory.alignment) * memory.alignment
+
+
+@dataclass
+class _Names:
+    """C identifiers from names that are data: sanitised, unique, of bounded length."""
+
+    taken: dict[str, int] = field(default_factory=dict)
+
+    def unique(self, name: str) -> str:
+        base = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:60] or "t"
+        if base[0].isdigit():
+            base = f"t_{base}"
+        candidate, count = base, 1
+        while candidate.lower() in self.taken:
+            count += 1
+            candidate = f"{base}_{count}"
+        self.taken[candidate.lower()] = count
+        return candidate
+
+
+def _plan_entry(graph: Graph, statics: dict[Value, Storage], memory: Memory, names: _Names) -> EntryPlan:
+    schedule_updates(graph)
+    homes, copies = _assign_storages(graph, statics, memory, names)
+    structured = [op for op in graph.ops if isinstance(op, StructuredOp)]
+    step = {id(op): position for position, op in enumerate(structured)}
+    storages = list(dict.fromkeys(homes.values()))
+    transient = [storage for storage in storages if storage.persistent is None]
+    for storage in transient:
+        storage.lower, storage.upper = len(structured), 0
+    for op in structured:
+        position = step[id(op)]
+        for value in [*op.operands, *op.outputs]:
+            home = homes[value]
+            home.lower, home.upper = min(home.lower, position), max(home.upper, position + 1)
+    for copy in copies:
+        copy.source.upper = max(copy.source.upper, len(structured) + 1)
+    buffers = [Buffer(s.lower, s.upper, _aligned(s.bytes, memory)) for s in transient]
+    offsets = allocate(buffers)
+    for storage, offset in zip(transient, offsets, strict=True):
+        storage.offset = offset
+    kernels = [_kernel(op, homes, graph.name, position, names) for position, op in enumerate(structured)]
+    arena = max((offset + b.size for offset, b in zip(offsets, buffers, strict=True)), default=0)
+    return EntryPlan(graph.name, kernels, copies, storages, arena, lower_bound(buffers))
+
+
+def _kernel(op: StructuredOp, homes: dict[Value, Storage], entry: str, position: int, names: _Names) -> Kernel:
+    reads = {value: homes[value] for value in op.operands}
+    writes = {value: homes[value] for value in op.outputs}
+    both = [storage for storage in dict.fromkeys(reads.values()) if storage in writes.values()]
+    name = names.unique(f"{entry}_{position:03d}_{op.phase}_{op.origin}")
+    return Kernel(name, op, reads, writes, both)
+
+
+def _assign_storages(
+    graph: Graph, statics: dict[Value, Storage], memory: Memory, names: _Names
+) -> tuple[dict[Value, Storage], list[Copy]]:
+    """Decide which values share memory: views, state replaced in place, dying operands overwritten."""
+    homes = dict(statics)
+    readers = _last_readers(graph)
+    direct = _direct_stores(graph, readers)
+    for position, op in enumerate(graph.ops):
+        if isinstance(op, ReshapeOp):
+            homes[op.output] = homes[op.source]
+            homes[op.output].values.append(op.output)
+            continue
+        for output in op.outputs:
+            home: Storage | None = None
+            if output in direct:
+                home = statics[direct[output]]
+            else:
+                home = _dying_operand(op, output, position, homes, readers)
+            if home is None:
+                home = Storage(names.unique(output.name), output.bytes, memory.name)
+            home.values.append(output)
+            homes[output] = home
+    copies = []
+    for store in graph.stores:
+        if store.value not in homes:
+            raise InternalError(f"{store.value.name} is stored but never computed")
+        if homes[store.value] is not homes[store.target]:
+            copies.append(Copy(homes[store.target], homes[store.value], store.target.bytes))
+    written = [copy.target for copy in copies]
+    if any(copy.source in written for copy in copies):
+        raise InternalError("two stores exchange persistent tensors")
+    return homes, copies
+
+
+def _last_readers(graph: Graph) -> dict[Value, int]:
+    """The last operation that reads each value, itself or through a view."""
+    last: dict[Value, int] = {}
+    behind: dict[Value, Value] = {}
+    for position, op in enumerate(graph.ops):
+        if isinstance(op, ReshapeOp):
+            behind[op.output] = op.source
+            continue
+        for operand in op.operands:
+            value: Value | None = operand
+            while value is not None:
+                last[value] = position
+                value = behind.get(value)
+    end = len(graph.ops)
+    for store in graph.stores:
+        value = store.value
+        while value is not None:
+            last[value] = end
+            value = behind.get(value)
+    return last
+
+
+def _direct_stores(graph: Graph, readers: dict[Value, int]) -> dict[Value, Value]:
+    """Values that may be computed in the place of the persistent tensor they replace."""
+    producer = graph.producers()
+    position = {id(op): k for k, op in enumerate(graph.ops)}
+    views = {op.source for op in graph.ops if isinstance(op, ReshapeOp)}
+    direct: dict[Value, Value] = {}
+    for store in graph.stores:
+        op = producer.get(store.value)
+        if not isinstance(op, StructuredOp) or store.value in direct or store.target.bytes != store.value.bytes:
+            continue
+        at = position[id(op)]
+        last = readers.get(store.target, -1)
+        if last < at or (last == at and store.target not in views and _overwrites(op, store.value, store.target)):
+            direct[store.value] = store.target
+    return direct
+
+
+def _overwrites(op: StructuredOp, output: Value, operand: Value) -> bool:
+    """True where every element of `operand` is read only for the element of `output` that takes its place."""
+    if len(op.nests) != 1 or len(op.outputs) != 1 or op.init is not None or op.nests[0].scatter:
+        return False
+    if output.shape != operand.shape or output.dtype is not operand.dtype:
+        return False
+    nest = op.nests[0]
+    index = nest.results[0].index
+    if any(lookup.value is operand for row in nest.indices() for lookup in row.lookups):
+        return False
+    return all(read == index for read in reads_of(op, operand))
+
+
+def _dying_operand(
+    op: StructuredOp, output: Value, position: int, homes: dict[Value, Storage], readers: dict[Value, int]
+) -> Storage | None:
+    """The storage of an operand that this operation reads last and may overwrite."""
+    if not op.is_elementwise:
+        return None
+    for operand in op.operands:
+        home = homes[operand]
+        if home.persistent is not None or home.bytes != output.bytes:
+            continue
+        alive = max(readers.get(value, -1) for value in home.values)
+        if alive == position and all(home is not homes[o] or o is operand for o in op.operands) and _overwrites(op, output, operand):
+            return home
+    return None
+
+
+def storage_kinds(plan: Plan, kind: Kind) -> list[Storage]:
+    """The static storages of one kind of tensor."""
+    return [s for s in plan.persistent if s.persistent is not None and s.persistent.kind is kind]

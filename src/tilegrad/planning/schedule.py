@@ -1,0 +1,41 @@
+"""The order of operations: updates of state move up to where their operands are ready, so that gradients die early."""
+
+from __future__ import annotations
+
+from tilegrad.ir.graph import Graph, Op, Value
+
+
+def schedule_updates(graph: Graph) -> None:
+    """Move optimizer operations to just behind the last operation they wait for, in place.
+
+    An operation that replaces a persistent tensor waits for every reader of the tensor, so that the update may happen in
+    place; everything else keeps its order.
+    """
+    replaces: dict[Value, Value] = {store.value: store.target for store in graph.stores}
+    first = next((k for k, op in enumerate(graph.ops) if op.phase == "optimizer"), len(graph.ops))
+    fixed, moving = graph.ops[:first], graph.ops[first:]
+    if any(op.phase != "optimizer" for op in moving):
+        return
+    position: dict[Value, int] = {}
+    last_reader: dict[Value, int] = {}
+    for k, op in enumerate(fixed):
+        for output in op.outputs:
+            position[output] = k
+        for operand in op.operands:
+            last_reader[operand] = k
+    behind: dict[int, list[Op]] = {}
+    for op in moving:
+        ready = max((position.get(operand, -1) for operand in op.operands), default=-1)
+        for output in op.outputs:
+            if output in replaces:
+                ready = max(ready, last_reader.get(replaces[output], -1))
+        for output in op.outputs:
+            position[output] = ready
+        for operand in op.operands:
+            last_reader[operand] = max(last_reader.get(operand, -1), ready)
+        behind.setdefault(ready, []).append(op)
+    ordered: list[Op] = list(behind.get(-1, []))
+    for k, op in enumerate(fixed):
+        ordered.append(op)
+        ordered.extend(behind.get(k, []))
+    graph.ops = ordered

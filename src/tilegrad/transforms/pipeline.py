@@ -1,0 +1,26 @@
+"""The transformations between derivation and planning, in their order."""
+
+from __future__ import annotations
+
+from tilegrad.ir.graph import Graph
+from tilegrad.transforms.blocked import block_reductions
+from tilegrad.transforms.cleanup import eliminate_common, eliminate_dead
+from tilegrad.transforms.inline import inline_elementwise
+
+
+def transform(graph: Graph, *, optimize: bool = True) -> None:
+    """Bring a graph into the form that is planned, in place.
+
+    Args:
+        graph: an entry point with its stores.
+        optimize: fuse and share work; without it, only the canonical order of sums is settled: the bit oracle.
+    """
+    eliminate_dead(graph)
+    block_reductions(graph)
+    if not optimize:
+        return
+    eliminate_common(graph)
+    inline_elementwise(graph)
+    eliminate_dead(graph)
+    eliminate_common(graph)
+    eliminate_dead(graph)
