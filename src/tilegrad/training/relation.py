@@ -62,8 +62,9 @@ class _State:
 
 
 def scatter_gradient(
-    value: Value, index: Sequence[Affine], extents: Sequence[int], parallel: int, guards: Sequence[Guard], body: Expr
-) -> Value:
+    value: Value, index: Sequence[Affine], extents: Sequence[int], parallel: int, guards: Sequence[Guard], body: Expr,
+    name: str | None = None,
+) -> Value:  # fmt: skip
     """Define ``gradient[index(i)] += body(i)`` over the guarded box and append it to the graph under construction.
 
     Args:
@@ -73,20 +74,19 @@ def scatter_gradient(
         parallel: how many of the iterators were parallel.
         guards: the forward guards.
         body: the term.
+        name: the result's name, where it is not the gradient of `value`; empty for that of the current node.
 
     Returns:
         The gradient tensor.
     """
-    state = _State(
-        dict(enumerate(extents)), frozenset(range(parallel)), tuple(index), tuple(guards), body
-    )
+    state = _State(dict(enumerate(extents)), frozenset(range(parallel)), tuple(index), tuple(guards), body)
     for iterator, extent in enumerate(extents):
         if extent == 1:
             state = state.substitute(iterator, Affine())
     states = [state]
     for axis, extent in enumerate(value.shape):
         states = [after for before in states for after in _solve(before, axis, extent)]
-    output = temporary(value.shape, value.dtype, f"d.{value.name}")
+    output = temporary(value.shape, value.dtype, f"d.{value.name}" if name is None else name)
     covered = sum(s.written for s in states) == value.size and not any(s.scatter for s in states)
     nests = tuple(_nest(s, output) for s in states)
     current_graph().add(StructuredOp((output,), nests, None if covered else 0.0))
@@ -144,7 +144,7 @@ def _solve_unit(state: _State, row: Affine, extent: int, iterator: int) -> _Stat
 
 
 def _split_by_residue(state: _State, row: Affine, extent: int) -> list[_State] | None:
-    """Solve ``s*w + d*r + c == s*q + t`` for every residue t: ``r = r0 + (s/h)*u`` with ``h = gcd(s, d)``, and w follows.
+    """Solve ``s*w + d*r + c == s*q + t`` for every residue t: ``r = r0 + (s/h)*u`` with ``h = gcd(s, d)``, w follows.
 
     Without a second iterator, d is 0 and the only tap is r = 0.
 
