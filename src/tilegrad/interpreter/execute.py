@@ -205,7 +205,9 @@ class _Run:
             names.append("".join(x for x, extent in zip(letters, term.shape, strict=True) if extent > 1))
             arrays.append(term.reshape([extent for extent in term.shape if extent > 1]))
         present = set("".join(names))
-        absent = math.prod(e for x, e in zip(letters, self.nest.extents, strict=True) if x not in present and x not in kept)
+        absent = math.prod(
+            e for x, e in zip(letters, self.nest.extents, strict=True) if x not in present and x not in kept
+        )
         target = "".join(x for x in kept if x in present)
         total = np.einsum(f"{','.join(names)}->{target}", *arrays, optimize=True) * terms[0].dtype.type(absent)
         shape = [e if x in present else 1 for x, e in zip(kept, self.nest.extents, strict=False)]
@@ -228,7 +230,7 @@ def _first_maximum(term: Array, mask: Array | None) -> Array:
         return np.asarray(np.argmax(term, -1))
     position = np.argmax(np.where(mask, term, -np.inf), -1)
     exists = np.take_along_axis(mask, position[..., None], -1)[..., 0]
-    return np.where(exists, position, np.argmax(mask, -1))
+    return np.asarray(np.where(exists, position, np.argmax(mask, -1)))
 
 
 def _cast(array: Array, dtype: DType, working: type[np.floating[Any]]) -> Array:
@@ -237,10 +239,10 @@ def _cast(array: Array, dtype: DType, working: type[np.floating[Any]]) -> Array:
     if dtype is DType.BOOL:
         return np.asarray(array != 0)
     if array.dtype.kind == "f" and dtype is not DType.U32:
-        info = np.iinfo(dtype.numpy)
+        info = np.iinfo(dtype.numpy.name)
         clipped = np.clip(np.nan_to_num(np.trunc(array), nan=0.0), info.min, info.max)
-        return clipped.astype(dtype.numpy)
-    return array.astype(dtype.numpy)
+        return np.asarray(clipped.astype(dtype.numpy))
+    return np.asarray(array.astype(dtype.numpy))
 
 
 def _divide(a: Array, b: Array) -> Array:
@@ -250,6 +252,13 @@ def _divide(a: Array, b: Array) -> Array:
     return (np.sign(a) * np.sign(b) * quotient).astype(a.dtype)
 
 
+def _fma(a: Array, b: Array, c: Array) -> Array:
+    """``a * b + c``; of float32, the product is exact, so that cancellation leaves what the hardware would."""
+    if a.dtype != np.float32:
+        return np.asarray(a * b + c)
+    return np.asarray(a.astype(np.float64) * b + c).astype(np.float32)
+
+
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 _FUNCTIONS: dict[str, Any] = {
@@ -257,8 +266,8 @@ _FUNCTIONS: dict[str, Any] = {
     "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal,
     "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.logical_not,
     "shl": np.left_shift, "shr": np.right_shift,
-    "fma": lambda a, b, c: a * b + c, "select": np.where, "sqrt": np.sqrt, "exp": np.exp, "expm1": np.expm1,
-    "log": np.log, "log1p": np.log1p, "tanh": np.tanh, "erf": lambda a: _erf(a).astype(a.dtype), "sin": np.sin,
-    "cos": np.cos, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc,
+    "fma": _fma, "select": np.where, "sqrt": np.sqrt, "exp": np.exp, "expm1": np.expm1,
+    "log": np.log, "log1p": np.log1p, "tanh": np.tanh, "erf": lambda a: np.asarray(_erf(a)).astype(a.dtype),
+    "sin": np.sin, "cos": np.cos, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc,
     "pow": lambda a, b: np.power(a, b), "philox": philox,
 }  # fmt: skip

@@ -8,40 +8,18 @@ second time where the result itself would do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from tilegrad.errors import ShapeError
 from tilegrad.ir import expr as sc
-from tilegrad.ir.builder import Domain, constant, elementwise, reshape, with_gradient
+from tilegrad.ir.builder import Domain, constant, elementwise, reshape
 from tilegrad.ir.expr import Expr
 from tilegrad.ir.graph import Value
 from tilegrad.ir.types import DType
-from tilegrad.operators.arguments import axis_of, convert, in_place
+from tilegrad.operators.arguments import axis_of, in_place, of_input, of_output, plain
 from tilegrad.operators.registry import OnnxCall, UnsupportedCall, aten, onnx
 
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
-
-
-def of_input(x: Value, forward: Callable[[Expr], Expr], backward: Callable[[Expr, Expr], Expr]) -> Value:
-    """``forward(x)`` with the gradient ``backward(g, x)``; integers are converted to f32 first."""
-    x = convert(x, DType.F32)
-    y = elementwise(forward, x)
-    with_gradient((x,), (y,), lambda g: (elementwise(backward, g, x),))
-    return y
-
-
-def of_output(x: Value, forward: Callable[[Expr], Expr], backward: Callable[[Expr, Expr], Expr]) -> Value:
-    """``y = forward(x)`` with the gradient ``backward(g, y)``; integers are converted to f32 first."""
-    x = convert(x, DType.F32)
-    y = elementwise(forward, x)
-    with_gradient((x,), (y,), lambda g: (elementwise(backward, g, y),))
-    return y
-
-
-def _plain(x: Value, forward: Callable[[Expr], Expr]) -> Value:
-    """``forward(x)`` with the derived gradient; integers are converted to f32 first."""
-    return elementwise(forward, convert(x, DType.F32))
 
 
 def sigmoid_expr(v: Expr) -> Expr:
@@ -65,7 +43,7 @@ def relu(x: Value) -> Value:
 @aten("aten.hardtanh.default")
 def hardtanh(x: Value, min_val: float = -1.0, max_val: float = 1.0) -> Value:
     """`x` limited to [min_val, max_val]; the gradient at the bounds is 0 (that of clamp is 1)."""
-    return _plain(x, lambda v: sc.select(v <= min_val, min_val, sc.select(v >= max_val, max_val, v)))
+    return plain(x, lambda v: sc.select(v <= min_val, min_val, sc.select(v >= max_val, max_val, v)))
 
 
 @aten("aten.relu6.default")
@@ -77,7 +55,7 @@ def relu6(x: Value) -> Value:
 @aten("aten.leaky_relu.default")
 def leaky_relu(x: Value, negative_slope: float = 0.01) -> Value:
     """``x > 0 ? x : negative_slope * x``; the gradient at 0 is the slope."""
-    return _plain(x, lambda v: sc.select(v > 0.0, v, v * negative_slope))
+    return plain(x, lambda v: sc.select(v > 0.0, v, v * negative_slope))
 
 
 @aten("aten._prelu_kernel.default")
@@ -203,7 +181,7 @@ def gelu(x: Value, approximate: str = "none") -> Value:
         UnsupportedCall: for an `approximate` other than "none" and "tanh".
     """
     if approximate == "none":
-        return _plain(x, lambda v: v * 0.5 * (sc.erf(v * math.sqrt(0.5)) + 1.0))
+        return plain(x, lambda v: v * 0.5 * (sc.erf(v * math.sqrt(0.5)) + 1.0))
     if approximate != "tanh":
         raise UnsupportedCall(f"gelu: approximate={approximate!r}; 'none' and 'tanh' are supported")
 
@@ -213,7 +191,7 @@ def gelu(x: Value, approximate: str = "none") -> Value:
         inner = sc.fma(limited * limited * limited, 0.044715, limited) * math.sqrt(2.0 / math.pi)
         return v * 0.5 * (sc.tanh(inner) + 1.0)
 
-    return _plain(x, body)
+    return plain(x, body)
 
 
 @aten("aten.hardswish.default")
@@ -235,7 +213,7 @@ def hard_sigmoid_of(x: Value, alpha: float, beta: float) -> Value:
         inside = (line > 0.0) & (line < 1.0)
         return sc.select(inside | line.differs(line), line, sc.select(line >= 1.0, 1.0, 0.0))
 
-    return _plain(x, body)
+    return plain(x, body)
 
 
 @aten("aten.hardsigmoid.default")
@@ -275,13 +253,13 @@ def softsign(x: Value) -> Value:
 @aten("aten.threshold.default")
 def threshold(x: Value, threshold: float, value: float) -> Value:
     """``x <= threshold ? value : x``."""
-    return _plain(x, lambda v: sc.select(v <= threshold, value, v))
+    return plain(x, lambda v: sc.select(v <= threshold, value, v))
 
 
 @aten("aten.hardshrink.default")
 def hardshrink(x: Value, lambd: float = 0.5) -> Value:
     """0 where ``-lambd <= x <= lambd``, else `x`."""
-    return _plain(x, lambda v: sc.select((v >= -lambd) & (v <= lambd), 0.0, v))
+    return plain(x, lambda v: sc.select((v >= -lambd) & (v <= lambd), 0.0, v))
 
 
 def _shrink(x: Value, lambd: float, bias: float) -> Value:
@@ -289,7 +267,7 @@ def _shrink(x: Value, lambd: float, bias: float) -> Value:
         inside = (v >= -lambd) & (v <= lambd)
         return sc.select(inside, 0.0, sc.select(v < -lambd, v + bias, v - bias))
 
-    return _plain(x, body)
+    return plain(x, body)
 
 
 @aten("aten.softshrink.default")

@@ -8,7 +8,7 @@ from typing import Any
 from tilegrad.errors import ShapeError
 from tilegrad.ir import expr as sc
 from tilegrad.ir.affine import Affine
-from tilegrad.ir.builder import Domain, broadcast_index, broadcast_shapes, constant, elementwise
+from tilegrad.ir.builder import Domain, broadcast_index, broadcast_shapes, constant, elementwise, with_gradient
 from tilegrad.ir.expr import Expr, ExprLike
 from tilegrad.ir.graph import Value
 from tilegrad.ir.types import DType
@@ -126,6 +126,27 @@ def apply(body: Callable[..., ExprLike], *operands: Operand, dtype: DType | None
 
     tensors = [operand for operand in operands if isinstance(operand, Value)]
     return elementwise(scalar_body, *tensors)
+
+
+def of_input(x: Value, forward: Callable[[Expr], Expr], backward: Callable[[Expr, Expr], Expr]) -> Value:
+    """``forward(x)`` with the gradient ``backward(g, x)``; integers are converted to f32 first."""
+    x = convert(x, DType.F32)
+    y = elementwise(forward, x)
+    with_gradient((x,), (y,), lambda g: (elementwise(backward, g, x),))
+    return y
+
+
+def of_output(x: Value, forward: Callable[[Expr], Expr], backward: Callable[[Expr, Expr], Expr]) -> Value:
+    """``y = forward(x)`` with the gradient ``backward(g, y)``; integers are converted to f32 first."""
+    x = convert(x, DType.F32)
+    y = elementwise(forward, x)
+    with_gradient((x,), (y,), lambda g: (elementwise(backward, g, y),))
+    return y
+
+
+def plain(x: Value, forward: Callable[[Expr], Expr]) -> Value:
+    """``forward(x)`` with the derived gradient; integers are converted to f32 first."""
+    return elementwise(forward, convert(x, DType.F32))
 
 
 def as_value(operand: Operand, dtype: DType | None = None) -> Value:
