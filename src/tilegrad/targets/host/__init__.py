@@ -1,0 +1,1 @@
+"""The host target: the machine that TileGrad runs on."""
