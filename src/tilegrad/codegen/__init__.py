@@ -1,1 +1,1 @@
-
+"""Code generation: from a plan to a C project."""

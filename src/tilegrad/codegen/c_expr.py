@@ -15,8 +15,15 @@ from tilegrad.ir.graph import Value
 from tilegrad.ir.types import DType
 
 _INFIX = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+    "add": "+", "sub": "-", "mul": "*", "div": "/",
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
     "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
+}  # fmt: skip
+#: C functions of the run-time library and of the compiler.
+_FUNCTIONS = {
+    "abs": "__builtin_fabsf", "fma": "__builtin_fmaf", "round": "tg_round_even",
+    **{name: f"tg_{name}" for name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "sqrt", "floor",
+                                       "ceil", "trunc", "pow", "philox")},
 }  # fmt: skip
 _LOCAL_TYPE = {DType.F32: "float", DType.I32: "int32_t", DType.I64: "int64_t", DType.U32: "uint32_t", DType.BOOL: "int"}
 
@@ -31,7 +38,7 @@ def literal(value: float | int | bool, dtype: DType) -> str:
     if dtype is DType.F32:
         number = float(value)
         if math.isnan(number):
-            return "__builtin_nanf(\"\")"
+            return '__builtin_nanf("")'
         if math.isinf(number):
             return "__builtin_inff()" if number > 0 else "(-__builtin_inff())"
         text = np.format_float_positional(np.float32(number), unique=True, trim="0")
@@ -108,11 +115,14 @@ class CScope:
                 uses[id(arg)] = uses.get(id(arg), 0) + 1
         for root in roots:
             uses[id(root)] = uses.get(id(root), 0) + 1
+        # Operands of a select are read before it, never inside: a conditional load becomes a masked one, which GCC 12
+        # gets wrong under AVX when the predicate holds for NaN (its -O3 drops elements of `x <= 0 ? 0 : y[i]`).
+        selects = any(node.op == "select" for node in nodes)
         text: dict[int, str] = {}
         for node in nodes:
             written = self._node(node, [text[id(arg)] for arg in node.args])
             shared = uses[id(node)] > 1 and node.op not in ("const", "index")
-            if shared or len(written) > 100:
+            if shared or len(written) > 100 or (selects and node.op == "read"):
                 name = self.fresh()
                 emit(f"const {_LOCAL_TYPE[node.dtype]} {name} = {written};")
                 written = name
@@ -120,34 +130,30 @@ class CScope:
         return [text[id(root)] for root in roots]
 
     def _node(self, node: Expr, args: list[str]) -> str:
-        if node.op == "const":
-            return literal(node.attr, node.dtype)
-        if node.op == "read":
-            return self.element(node.attr.value, node.attr.index)
-        if node.op == "index":
-            return f"({self.affine(node.attr)})"
+        if not node.args:
+            return self._leaf(node)
         if node.op in _INFIX:
             return f"({args[0]} {_INFIX[node.op]} {args[1]})"
         if node.op == "neg":
             return f"(-{args[0]})"
         if node.op == "not":
             return f"(!{args[0]})"
-        if node.op == "abs":
-            if node.dtype is DType.F32:
-                return f"__builtin_fabsf({args[0]})"
+        if node.op == "abs" and node.dtype is not DType.F32:
             return f"({args[0]} < 0 ? -{args[0]} : {args[0]})"
-        if node.op == "fma":
-            return f"__builtin_fmaf({', '.join(args)})"
         if node.op == "select":
             return f"({args[0]} ? {args[1]} : {args[2]})"
         if node.op == "cast":
             return _cast(args[0], node.args[0].dtype, node.dtype)
-        if node.op == "round":
-            return f"tg_round_even({args[0]})"
-        if node.op in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "sqrt", "floor", "ceil", "trunc",
-                       "pow", "philox"):  # fmt: skip
-            return f"tg_{node.op}({', '.join(args)})"
-        raise InternalError(f"no C for the scalar operation {node.op!r}")
+        if node.op not in _FUNCTIONS:
+            raise InternalError(f"no C for the scalar operation {node.op!r}")
+        return f"{_FUNCTIONS[node.op]}({', '.join(args)})"
+
+    def _leaf(self, node: Expr) -> str:
+        if node.op == "const":
+            return literal(node.attr, node.dtype)
+        if node.op == "read":
+            return self.element(node.attr.value, node.attr.index)
+        return f"({self.affine(node.attr)})"
 
 
 def _cast(text: str, source: DType, target: DType) -> str:

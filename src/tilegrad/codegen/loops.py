@@ -214,62 +214,141 @@ class _NestWriter:
     def _rows(self) -> None:
         """Rows of accumulators: the innermost loop runs over a parallel iterator with unit stride.
 
-        The guards that depend on it become the bounds of that loop, so that terms outside are never executed.
+        The row is cut into tiles that stay in registers, where no guard can fail, and border rows, where the guards are
+        the bounds of the innermost loop, so that terms outside are never executed.
         """
         vector, block = self.mapping.vector, self.mapping.block
         assert vector is not None
         outer = [k for k in self.mapping.order if k < self.nest.parallel and k not in (vector, block)]
-        reductions = [k for k in self.mapping.order if k >= self.nest.parallel]
-        if block is None:
-            self._loops(outer, lambda: self._row(vector, reductions, [0]), bounded=False)
-        else:
-            self._loops(
-                outer, lambda: self._blocks(block, lambda lanes: self._row(vector, reductions, lanes)), bounded=False
-            )
 
-    def _row(self, vector: int, reductions: Sequence[int], lanes: Sequence[int]) -> None:
+        def rows(lanes: Sequence[int]) -> None:
+            self._sections(vector, lanes)
+
+        if block is None:
+            self._loops(outer, lambda: rows([0]), bounded=False)
+        else:
+            self._loops(outer, lambda: self._blocks(block, rows), bounded=False)
+
+    def _sections(self, vector: int, lanes: Sequence[int]) -> None:
+        """Border, tiles and border of one row."""
+        extent, width = self.nest.extents[vector], self.mapping.width
+        first, last = self._interior(vector)
+        tiles = max(last - first, 0) // width
+        if not tiles:
+            self._row(vector, lanes, 0, extent)
+            return
+        stop = first + tiles * width
+        if first:
+            with self.out.block(""):
+                self._row(vector, lanes, 0, first)
+        name = self.scope.iterator(vector)
+        saved = self.pending
+        self.pending = [g for g in self.pending if vector not in set(g.index.iterators())]
+        with self.out.block(f"for (int {name}_0 = {first}; {name}_0 < {stop}; {name}_0 += {width})"):
+            self._row(vector, lanes, 0, width, offset=f"{name}_0")
+        self.pending = saved
+        if stop < extent:
+            with self.out.block(""):
+                self._row(vector, lanes, stop, extent)
+
+    def _interior(self, vector: int) -> tuple[int, int]:
+        """The range of an iterator in which its guards hold wherever the other iterators are."""
+        first, last = 0, self.nest.extents[vector]
+        for guard in self.nest.guards:
+            if vector not in set(guard.index.iterators()):
+                continue
+            bounds = interior(guard, vector, self.nest.extents)
+            first, last = max(first, bounds[0]), min(last, bounds[1])
+        return first, last
+
+    def _row(self, vector: int, lanes: Sequence[int], first: int, stop: int, *, offset: str = "") -> None:
+        """One row of accumulators for the elements [first, stop) of the vector iterator, shifted by `offset`."""
         saved, opened = list(self.pending), set(self.open)
-        extent = self.nest.extents[vector]
         (result,) = self.nest.results
         name = self.scope.iterator(vector)
+        lane_name = f"{name}_1" if offset else name
+        size = stop - first
         rows = [f"row{lane}" for lane in lanes]
-        whole = f"for (int {name} = 0; {name} < {extent}; ++{name})"
+        if offset:
+            self.scope.iterators[vector] = f"({offset} + {lane_name})"
+        whole = f"for (int {lane_name} = {first}; {lane_name} < {stop}; ++{lane_name})"
+        place = lane_name if not first else f"{lane_name} - {first}"
         for row in rows:
-            self.out.line(f"float {row}[{extent}];")
+            self.out.line(f"float {row}[{size}];")
         with self.out.block(whole):
             for lane, row in zip(lanes, rows, strict=True):
                 text = "0.0f"
                 if result.start is not None:
                     (text,) = self.scope.evaluate([self._lane(result.start, lane)], self.out.line)
-                self.out.line(f"{row}[{name}] = {text};")
+                self.out.line(f"{row}[{place}] = {text};")
+        self._row_terms(vector, lanes, [f"{row}[{place}]" for row in rows], (first, stop), lane_name)
+        with self.out.block(whole):
+            for lane, row in zip(lanes, rows, strict=True):
+                element = self.scope.element(result.outputs[0], self._lane_index(result.index, lane))
+                self.out.line(f"{element} = {row}[{place}];")
+        self.scope.iterators.pop(vector, None)
+        self.pending, self.open = saved, opened
+
+    def _row_terms(
+        self, vector: int, lanes: Sequence[int], targets: Sequence[str], limits: tuple[int, int], lane_name: str
+    ) -> None:
+        """The loops over the reduction iterators around the loop over the lanes of a row."""
+        reductions = [k for k in self.mapping.order if k >= self.nest.parallel]
+        (result,) = self.nest.results
         on_vector = [g for g in self.pending if vector in set(g.index.iterators())]
         self.pending = [g for g in self.pending if g not in on_vector]
-        conditions = self._parallel_conditions()
+        conditions = self._settle()
+
+        def terms() -> None:
+            roots = [self._lane(expr, lane) for lane in lanes for expr in result.exprs]
+            texts = self.scope.evaluate(roots, self.out.line)
+            for lane, target in zip(lanes, targets, strict=True):
+                mine = texts[lane * len(result.exprs) : (lane + 1) * len(result.exprs)]
+                self.out.line(f"{target} = {_accumulate(result, mine, target)};")
 
         def inner() -> None:
             self.pending = self.pending + on_vector
             self.open.add(vector)
             lower, upper, tests = self._bounds(vector)
             assert not tests
-            with self.out.block(f"for (int {name} = {lower}; {name} < {upper}; ++{name})"):
-                roots = [self._lane(expr, lane) for lane in lanes for expr in result.exprs]
-                texts = self.scope.evaluate(roots, self.out.line)
-                width = len(result.exprs)
-                for lane, row in zip(lanes, rows, strict=True):
-                    target = f"{row}[{name}]"
-                    terms = texts[lane * width : (lane + 1) * width]
-                    self.out.line(f"{target} = {_accumulate(result, terms, target)};")
+            whole = f"for (int {lane_name} = {limits[0]}; {lane_name} < {limits[1]}; ++{lane_name})"
+            if not on_vector:
+                with self.out.block(whole):
+                    terms()
+                return
+            # A whole row with literal bounds is what vector units like; most rows are whole.
+            self.out.line(f"const int first = {_clamp('tg_max', lower, limits[0])};")
+            self.out.line(f"const int last = {_clamp('tg_min', upper, limits[1])};")
+            counter = self.scope.counter
+            with self.out.block(f"if (first == {limits[0]} && last == {limits[1]})"), self.out.block(whole):
+                terms()
+            self.scope.counter = counter
+            with (
+                self.out.block("else"),
+                self.out.block(f"for (int {lane_name} = first; {lane_name} < last; ++{lane_name})"),
+            ):
+                terms()
 
         if conditions:
             with self.out.block(f"if ({' && '.join(conditions)})"):
                 self._loops(reductions, inner)
         else:
             self._loops(reductions, inner)
-        with self.out.block(whole):
-            for lane, row in zip(lanes, rows, strict=True):
-                element = self.scope.element(result.outputs[0], self._lane_index(result.index, lane))
-                self.out.line(f"{element} = {row}[{name}];")
-        self.pending, self.open = saved, opened
+
+
+def _clamp(function: str, text: str, limit: int) -> str:
+    return text if text == str(limit) else f"{function}({text}, {limit})"
+
+
+def interior(guard: Guard, iterator: int, extents: Sequence[int]) -> tuple[int, int]:
+    """Where a guard without lookups holds for every value of the other iterators: first, and one past the last."""
+    index, lower, upper = guard.index, guard.lower, guard.upper
+    coefficient = index.coefficient(iterator)
+    if coefficient < 0:
+        index, lower, upper, coefficient = -index, 1 - upper, 1 - lower, -coefficient
+    rest = (index - Affine.iterator(iterator) * coefficient).interval(extents)
+    assert rest is not None
+    return -(-(lower - rest[0]) // coefficient), -(-(upper - rest[1]) // coefficient)
 
 
 def solve_guard(guard: Guard, iterator: int, scope: CScope) -> tuple[str, str]:

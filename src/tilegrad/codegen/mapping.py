@@ -14,8 +14,13 @@ from tilegrad.transforms.inline import linear_index
 ROW_LIMIT = 2048
 #: A row shorter than this is not worth a loop of its own.
 SHORTEST_ROW = 4
-#: Block sizes tried, best first; the extent must be a multiple.
+#: Block sizes tried beside a vector iterator, best first; the extent must be a multiple. With tiles of two vectors,
+#: four rows leave half of sixteen vector registers for operands.
 BLOCK_SIZES = (4, 3, 2)
+#: Block sizes tried for scalar chains, best first: enough of them hide the latency of an addition.
+CHAIN_BLOCK_SIZES = (8, 7, 6, 5, 4, 3, 2)
+#: Vectors per tile of accumulators.
+TILE_VECTORS = 2
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,14 @@ class Mapping:
         vector: the parallel iterator that runs innermost over a row of accumulators, or None.
         block: the parallel iterator of which several elements are computed side by side, or None.
         block_size: how many.
+        width: elements of the vector iterator that form one tile of accumulators.
     """
 
     order: tuple[int, ...]
     vector: int | None = None
     block: int | None = None
     block_size: int = 1
+    width: int = 1
 
 
 def plain_mapping(nest: Nest) -> Mapping:
@@ -50,7 +57,8 @@ def choose_mapping(nest: Nest, target: Target) -> Mapping:
         return plain_mapping(nest)
     vector = _vector_iterator(nest) if target.innermost == "parallel" else None
     block, size = _block_iterator(nest, vector)
-    return Mapping(order, vector, block, size)
+    width = TILE_VECTORS * target.vector_width_bytes // result.outputs[0].dtype.size
+    return Mapping(order, vector, block, size, width)
 
 
 def _by_output_stride(nest: Nest) -> tuple[int, ...]:
@@ -88,7 +96,11 @@ def _vector_iterator(nest: Nest) -> int | None:
             continue
         if any(g.index.lookups and k in set(g.index.iterators()) for g in nest.guards):
             continue
-        score = (min(extent, 64), int(linear_index(nest.results[0].outputs[0], nest.results[0].index).coefficient(k) == 1), k)
+        score = (
+            min(extent, 64),
+            int(linear_index(nest.results[0].outputs[0], nest.results[0].index).coefficient(k) == 1),
+            k,
+        )
         if best is None or score > best:
             best = score
     return None if best is None else best[2]
@@ -103,7 +115,8 @@ def _block_iterator(nest: Nest, vector: int | None) -> tuple[int | None, int]:
     for k in range(nest.parallel):
         if k == vector or k in looked_up or k in guarded:
             continue
-        size = next((s for s in BLOCK_SIZES if nest.extents[k] % s == 0), None)
+        sizes = CHAIN_BLOCK_SIZES if vector is None else BLOCK_SIZES
+        size = next((s for s in sizes if nest.extents[k] % s == 0), None)
         if size is None:
             continue
         if vector is not None and size * nest.extents[vector] > 2 * ROW_LIMIT:

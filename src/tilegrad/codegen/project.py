@@ -1,11 +1,11 @@
 """The generated C project: a folder that stands alone.
 
-    include/tilegrad_model.h   the firmware's API
-    src/tilegrad_<entry>.c     the kernels of one entry point and the entry point itself
-    src/tilegrad_data.c        weights, state, inputs and outputs; tables of names
-    src/tilegrad_math.h, tilegrad_support.h
-    host/main.c                a driver for hosted runs
-    CMakeLists.txt, plan.json
+include/tilegrad_model.h   the firmware's API
+src/tilegrad_<entry>.c     the kernels of one entry point and the entry point itself
+src/tilegrad_data.c        weights, state, inputs and outputs; tables of names
+src/tilegrad_math.h, tilegrad_support.h
+host/main.c                a driver for hosted runs
+CMakeLists.txt, plan.json
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from collections.abc import Mapping as Mapping_
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilegrad.codegen.c_expr import CScope, literal
 from tilegrad.codegen.loops import Writer, write_op
@@ -128,9 +130,13 @@ def _declaration(storage: Storage) -> str:
 
 
 def _plain_type(dtype: DType) -> str:
-    return {DType.F32: "float", DType.I32: "int32_t", DType.I64: "int64_t", DType.U32: "uint32_t", DType.BOOL: "uint8_t"}[
-        dtype
-    ]
+    return {
+        DType.F32: "float",
+        DType.I32: "int32_t",
+        DType.I64: "int64_t",
+        DType.U32: "uint32_t",
+        DType.BOOL: "uint8_t",
+    }[dtype]
 
 
 def comment_text(text: str) -> str:
@@ -171,7 +177,9 @@ def _header(plan: Plan, info: ProjectInfo) -> str:
         ]
     )
     for entry in plan.entries:
-        lines.extend(["", f"/* {_ENTRY_NOTES.get(entry.name, 'Runs the entry point.')} */", f"void {PREFIX}_{entry.name}(void);"])
+        lines.extend(
+            ["", f"/* {_ENTRY_NOTES.get(entry.name, 'Runs the entry point.')} */", f"void {PREFIX}_{entry.name}(void);"]
+        )
     for kind, note in _GROUPS:
         group = [s for s in plan.persistent if s.persistent is not None and s.persistent.kind is kind]
         if not group:
@@ -249,7 +257,7 @@ def _initialiser(value: Value | None) -> str:
     return " = {\n    " + ",\n    ".join(lines) + ",\n}"
 
 
-def _bits(array: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _bits(array: NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
 
 
@@ -328,9 +336,10 @@ def _wrap(head: str, items: Sequence[str], tail: str) -> list[str]:
 
 
 _C_WORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register"
-    " restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
-)
+    {"auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
+     "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof",
+     "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while"}
+)  # fmt: skip
 
 
 def _argument_names(values: Sequence[Value]) -> dict[Value, str]:

@@ -1,1 +1,5 @@
+"""Planning: from graphs to kernels, storages and addresses. The allocator is usable by itself."""
 
+from tilegrad.planning.allocate import Buffer, allocate, lower_bound
+
+__all__ = ["Buffer", "allocate", "lower_bound"]

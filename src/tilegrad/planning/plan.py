@@ -137,7 +137,9 @@ class Plan:
         lines = [f"plan for {self.target}"]
         for level, use in self.memory.items():
             limit = "unlimited" if use.capacity is None else f"{use.capacity:,}"
-            lines.append(f"  memory {level}: peak {use.peak:,} bytes, lower bound {use.lower_bound:,}, capacity {limit}")
+            lines.append(
+                f"  memory {level}: peak {use.peak:,} bytes, lower bound {use.lower_bound:,}, capacity {limit}"
+            )
         lines.append(f"  arena: {self.arena_bytes:,} bytes shared by the entry points")
         for storage in self.persistent:
             lines.append(f"  static {storage.name}: {storage.bytes:,} bytes")

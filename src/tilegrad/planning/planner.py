@@ -120,11 +120,8 @@ def _assign_storages(
             homes[op.output].values.append(op.output)
             continue
         for output in op.outputs:
-            home: Storage | None = None
-            if output in direct:
-                home = statics[direct[output]]
-            else:
-                home = _dying_operand(op, output, position, homes, readers)
+            in_place = output in direct
+            home = statics[direct[output]] if in_place else _dying_operand(op, output, position, homes, readers)
             if home is None:
                 home = Storage(names.unique(output.name), output.bytes, memory.name)
             home.values.append(output)
@@ -204,7 +201,11 @@ def _dying_operand(
         if home.persistent is not None or home.bytes != output.bytes:
             continue
         alive = max(readers.get(value, -1) for value in home.values)
-        if alive == position and all(home is not homes[o] or o is operand for o in op.operands) and _overwrites(op, output, operand):
+        if (
+            alive == position
+            and all(home is not homes[o] or o is operand for o in op.operands)
+            and _overwrites(op, output, operand)
+        ):
             return home
     return None
 

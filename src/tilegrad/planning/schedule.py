@@ -1,4 +1,4 @@
-"""The order of operations: updates of state move up to where their operands are ready, so that gradients die early."""
+"""The order of operations: updates move up to where their operands are ready, so that gradients die early."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tilegrad.ir.graph import Graph, Op, Value
 def schedule_updates(graph: Graph) -> None:
     """Move optimizer operations to just behind the last operation they wait for, in place.
 
-    An operation that replaces a persistent tensor waits for every reader of the tensor, so that the update may happen in
-    place; everything else keeps its order.
+    An operation that replaces a persistent tensor waits for every reader of the tensor, so that the update may happen
+    in place; everything else keeps its order.
     """
     replaces: dict[Value, Value] = {store.value: store.target for store in graph.stores}
     first = next((k for k, op in enumerate(graph.ops) if op.phase == "optimizer"), len(graph.ops))

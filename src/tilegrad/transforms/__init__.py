@@ -1,1 +1,1 @@
-
+"""Transformations of graphs, one pass per file."""

@@ -54,7 +54,9 @@ def _split(graph: Graph, op: StructuredOp, nest: Nest, ops: list[Op]) -> Nest | 
     position = {old: Affine.iterator(new) for new, old in enumerate(order)}
     extents = [nest.extents[k] for k in order]
     count = nest.parallel + 1
-    partial = Value(graph.fresh_name(f"{result.outputs[0].name}.partial"), tuple(extents[:count]), result.outputs[0].dtype)
+    partial = Value(
+        graph.fresh_name(f"{result.outputs[0].name}.partial"), tuple(extents[:count]), result.outputs[0].dtype
+    )
     identity = tuple(Affine.iterator(k) for k in range(count))
     exprs = tuple(substitute(expr, position) for expr in result.exprs)
     guards = [guard.substitute(position) for guard in nest.guards]

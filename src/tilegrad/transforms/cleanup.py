@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilegrad.ir.graph import Graph, Op, ReshapeOp, Result, StructuredOp, Value, replace_nest_values
+from tilegrad.ir.graph import Graph, Op, ReshapeOp, Result, Value, replace_nest_values
 from tilegrad.ir.types import DType
 
 

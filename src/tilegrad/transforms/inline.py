@@ -26,7 +26,7 @@ TOUCH_LIMIT = 2
 #: Cost of an operation relative to an addition.
 _COST = {
     "read": 0, "const": 0, "index": 0, "div": 8, "sqrt": 8, "pow": 60, "philox": 60,
-    **{name: 20 for name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos")},
+    **dict.fromkeys(("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos"), 20),
 }  # fmt: skip
 
 
@@ -90,9 +90,7 @@ def _as_producer(op: StructuredOp) -> _Producer | None:
     return _Producer(result.outputs[0], body, body_cost(body), body.op in ("read", "const"), lookups)
 
 
-def _rewrite(
-    nest: Nest, producers: dict[Value, _Producer], views: dict[Value, Value], uses: dict[Value, int]
-) -> Nest:
+def _rewrite(nest: Nest, producers: dict[Value, _Producer], views: dict[Value, Value], uses: dict[Value, int]) -> Nest:
     chosen: dict[tuple[Value, tuple[Affine, ...]], Expr] = {}
     size = sum(1 for _ in sc.walk(*nest.exprs))
     for access in nest.accesses():
@@ -137,7 +135,11 @@ def _worthwhile(producer: _Producer, nest: Nest, uses: int) -> bool:
 
 
 def _resolve(
-    value: Value, index: Sequence[Affine], extents: Sequence[int], producers: dict[Value, _Producer], views: dict[Value, Value]
+    value: Value,
+    index: Sequence[Affine],
+    extents: Sequence[int],
+    producers: dict[Value, _Producer],
+    views: dict[Value, Value],
 ) -> tuple[_Producer, Sequence[Affine]] | None:
     """The producer behind a read, through views, and the index into its output."""
     rows: Sequence[Affine] | None = index
@@ -184,7 +186,7 @@ def delinearise(flat: Affine, shape: Sequence[int], extents: Sequence[int]) -> t
         bounds = remainder.interval(extents)
         whole = row.interval(extents)
         assert bounds is not None and whole is not None
-        if not (0 <= bounds[0] and bounds[1] < step and 0 <= whole[0] and whole[1] < extent):
+        if not (bounds[0] >= 0 and bounds[1] < step and whole[0] >= 0 and whole[1] < extent):
             return None
         rows.append(row)
         rest = remainder
