@@ -15,7 +15,9 @@ from tilegrad.ir.graph import Value
 Array = NDArray[Any]
 
 
-def check_differences(function: Callable[..., Any], *arrays: Array, step: float = 1e-5, tolerance: float = 1e-7) -> None:
+def check_differences(
+    function: Callable[..., Any], *arrays: Array, step: float = 1e-5, tolerance: float = 1e-7
+) -> None:
     """Perturb every element of every float operand and compare the change of the seeded sum with the gradient.
 
     Args:

@@ -118,7 +118,9 @@ def test_any_transposed_convolution(window: Any, features: int, extra: int) -> N
 @pytest.mark.parametrize("function", [conv, conv_transpose])
 def test_gradients_agree_with_central_differences(function: Any, attributes: dict[str, Any]) -> None:
     channels = 4 // attributes.get("groups", 1)
-    check_differences(lambda *t: function(*t, **attributes), draw(1, 4, 5), draw(4, channels, 2, seed=1), draw(4, seed=2))
+    check_differences(
+        lambda *t: function(*t, **attributes), draw(1, 4, 5), draw(4, channels, 2, seed=1), draw(4, seed=2)
+    )
 
 
 def test_padding_is_a_guard_so_that_infinite_weights_do_not_meet_it() -> None:

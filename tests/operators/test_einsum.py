@@ -67,9 +67,7 @@ def test_any_equation(data: st.DataObject) -> None:
     check(lambda *t: einsum(equation, t), lambda *t: torch.einsum(equation, *t), *arrays)
 
 
-@pytest.mark.parametrize(
-    ("equation", "shapes"), [case for case in CASES if case[0] not in ("...ij->ij", "ij,ik->jk")]
-)
+@pytest.mark.parametrize(("equation", "shapes"), [case for case in CASES if case[0] not in ("...ij->ij", "ij,ik->jk")])
 def test_onnx_einsum(equation: str, shapes: list[tuple[int, ...]]) -> None:
     arrays = [draw(*shape, seed=k).astype(np.float32) for k, shape in enumerate(shapes)]
     check_onnx("Einsum", arrays, {"equation": equation}, tolerance=1e-5)

@@ -98,7 +98,10 @@ def test_aten_names(name: str) -> None:
 
 
 def test_tensordot_and_chains() -> None:
-    tensordot, multi_dot = registry.find_aten("aten.tensordot.default"), registry.find_aten("aten.linalg_multi_dot.default")
+    tensordot, multi_dot = (
+        registry.find_aten("aten.tensordot.default"),
+        registry.find_aten("aten.linalg_multi_dot.default"),
+    )
     assert tensordot is not None and multi_dot is not None
     check(
         lambda a, b: tensordot(a, b, [2, 0], [-1, 1]), lambda a, b: torch.tensordot(a, b, dims=([2, 0], [-1, 1])),
