@@ -19,8 +19,10 @@ from tilegrad.codegen.project import ProjectInfo, symbol, write_project
 from tilegrad.errors import ModelError, UserError
 from tilegrad.ir.graph import Graph, Nest, Store, Value, clone
 from tilegrad.ir.types import Kind
+from tilegrad.ir.verifier import verify_graph
 from tilegrad.planning.plan import LevelUse, Plan
 from tilegrad.planning.planner import plan_program
+from tilegrad.planning.validate import validate_plan
 from tilegrad.targets import Program, Session, Target, get_target
 from tilegrad.training.assemble import TrainingProgram, assemble, select_trainable, unify
 from tilegrad.transforms.pipeline import transform
@@ -453,8 +455,11 @@ def compile(
     entries = [*(program.entries if program is not None else []), clone(inference, "predict")]
     tell("optimising and planning")
     for graph in entries:
+        verify_graph(graph)
         transform(graph, optimize=optimize)
+        verify_graph(graph)
     plan = plan_program(entries, description)
+    validate_plan(plan, entries)
     tell("writing C")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tilegrad-")) / "project"
 
