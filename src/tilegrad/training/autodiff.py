@@ -24,7 +24,8 @@ ScalarRule = Callable[[Expr, Expr], Sequence[Expr | None]]
 
 def _pow_rule(y: Expr, g: Expr) -> Sequence[Expr | None]:
     base, exponent = y.args
-    d_base = g * exponent * sc.power(base, exponent - 1.0)
+    # x ** 0 is 1 everywhere, also at 0, where the formula would multiply 0 by infinity.
+    d_base = sc.select(exponent.equals(0.0), 0.0, g * exponent * sc.power(base, exponent - 1.0))
     if exponent.op == "const":
         return (d_base if exponent.attr != 0 else None, None)
     vanishes = base.equals(0.0) & (exponent >= 0.0)
