@@ -34,8 +34,9 @@ const uint32_t tilegrad_symbol_count = 4;
 const tilegrad_entry_t tilegrad_entries[] = {
     {"scale", scale}, {"fused", fused}, {"halve", halve}, {"flush_to_zero", flush_to_zero}, {"reverse", reverse},
     {"crash", crash}, {"store", store}, {"overflow", overflow}, {"print", print}, {"spin", spin},
+    {"shift", shift}, {"cast", cast}, {"divide", divide},
 };
-const uint32_t tilegrad_entry_count = 10;
+const uint32_t tilegrad_entry_count = 13;
 """
 
 TOY_H = """\
@@ -53,6 +54,9 @@ void store(void);
 void overflow(void);
 void print(void);
 void spin(void);
+void shift(void);
+void cast(void);
+void divide(void);
 """
 
 TOY_C = """\
@@ -87,6 +91,9 @@ void crash(void) { int *volatile nowhere = 0; *nowhere = 1; }
 void store(void) { y[index_] = 1.0f; }
 void overflow(void) { index_ = index_ + 1; }
 void print(void) { puts("a kernel prints"); fflush(stdout); }
+void shift(void) { index_ = 1 << index_; }
+void cast(void) { index_ = (int32_t)x[0]; }
+void divide(void) { index_ = 7 / index_; }
 void spin(void) { volatile int32_t *go_on = &index_; while (*go_on) { } }
 """
 

@@ -33,7 +33,7 @@ def session(project: Path) -> HostSession:
 def test_write_call_read(project: Path, cc: str) -> None:
     with HOST.build(project, cc=cc).start() as session:
         assert session.symbols == {"x": 16, "y": 16, "big": 800000, "index": 4}
-        assert session.entries[0] == "scale" and len(session.entries) == 10
+        assert session.entries[0] == "scale" and len(session.entries) == 13
         session.write("x", X)
         assert session.call("scale") is None
         assert session.read("y", np.float32, (4,)).tolist() == [2.0, -5.0, 6.0, 0.0]
@@ -278,11 +278,57 @@ def test_the_address_sanitizer_reports_a_store_out_of_bounds(project: Path, cc: 
         assert session.transact({"x": X}, "scale", {"y": FOUR}).values["y"].tolist() == (2 * X).tolist()
 
 
+UNDEFINED = {
+    "overflow": ("signed integer overflow", 2**31 - 1),
+    "store": ("index.* out of bounds", 4),
+    "shift": ("shift", 33),
+    "cast": ("outside the range", 0),
+    "divide": ("division by zero", 0),
+}
+
+
 @pytest.mark.parametrize("cc", installed_compilers())
 def test_undefined_behaviour_is_reported(project: Path, cc: str) -> None:
     program = HOST.build(project, cc=cc, sanitize=True)
     assert (ZIG_SANITIZE_NOTICE in program.notices) == (cc == "zig")
-    session = program.start()
-    session.write("index", np.int32(2**31 - 1))
-    with pytest.raises(RunError, match=r"(?s)while 'overflow' ran: .*signed integer overflow.*toy\.c"):
-        session.call("overflow")
+    for entry, (what, index) in UNDEFINED.items():
+        session = program.start()
+        session.write("index", np.int32(index))
+        session.write("x", np.full(4, 1e20, np.float32))
+        with pytest.raises(RunError, match=rf"while '{entry}' ran: .*toy\.c:\d+:\d+: runtime error: .*{what}"):
+            session.call(entry)
+    with program.start() as session:
+        session.write("index", np.int32(3))
+        for entry in ("overflow", "divide", "scale"):
+            session.call(entry)
+
+
+def test_every_ubsan_check_that_zig_may_call_is_answered(project: Path) -> None:
+    """A handler that were missing would be an undefined symbol when linking."""
+    (project / "src" / "many.c").write_text(MANY_CHECKS)
+    tables = project / "src" / "tables.c"
+    tables.write_text("void many0(void);\n" + tables.read_text().replace('{"scale", scale}', '{"scale", many0}'))
+    with HOST.build(project, sanitize=True).start() as session:
+        session.call("scale")
+
+
+MANY_CHECKS = """\
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+static bool flags[4];
+static int32_t numbers[4];
+void many0(void);
+static int32_t __attribute__((noinline)) many(int32_t n, int32_t *volatile p, void (*volatile f)(void), float x)
+{
+    int32_t local[n + 1];
+    memset(local, 0, sizeof local);
+    memcpy(numbers, p, sizeof numbers);
+    if (f != many0) f();
+    if (n > 100) __builtin_unreachable();
+    int32_t *aligned = __builtin_assume_aligned(p + n, 4);
+    return -n + n * p[n] - n / (n + 1) + (n << 1) + local[n] + flags[n] + (int32_t)x + *aligned
+        + __builtin_ctz((unsigned)n + 1u);
+}
+void many0(void) { volatile int32_t n = 2; numbers[3] = many(n, numbers, many0, (float)n); }
+"""

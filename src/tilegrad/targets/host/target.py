@@ -13,6 +13,7 @@ from tilegrad.targets.host import toolchain
 from tilegrad.targets.host.session import HostSession
 
 DRIVER = Path(__file__).parent / "driver" / "main.c"
+UBSAN_REPORT = DRIVER.with_name("ubsan_report.c")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +68,15 @@ class HostTarget(Target):
             ),
             link_options=toolchain.link_options(compiler, sanitize=sanitize),
             libraries=("-lm",),
-            run_time_library=toolchain.run_time_library(compiler, sanitize=sanitize),
+            run_time_library="libcompiler_rt.a" if compiler.family == "zig" else "",
             failure_hint=_SANITIZER_HINT if sanitize and compiler.family != "zig" else "",
         )
         notices = [] if compiler.fused else [toolchain.SLOW_FMA_NOTICE]
+        sources = [DRIVER]
         if sanitize and compiler.family == "zig":
+            sources.append(UBSAN_REPORT)
             notices.append(toolchain.ZIG_SANITIZE_NOTICE)
-        built = build_program(project, recipe, BuildCache.default(), extra_sources=(DRIVER,), progress=progress)
+        built = build_program(project, recipe, BuildCache.default(), extra_sources=sources, progress=progress)
         return HostProgram(
             executable=built.executable,
             compiler=compiler.description,

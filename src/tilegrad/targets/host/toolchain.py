@@ -119,15 +119,12 @@ def compile_options(compiler: Compiler, *, sanitize: bool, optimization: str) ->
 
 
 def link_options(compiler: Compiler, *, sanitize: bool) -> tuple[str, ...]:
-    """Options for linking; `-O3` picks the run-time library that zig builds once, quick for every build after."""
-    return ("-O3", *compiler.cpu_options, *_sanitizer_options(compiler, sanitize))
+    """Options for linking.
 
-
-def run_time_library(compiler: Compiler, *, sanitize: bool) -> str:
-    """The library that a compiler builds from source when it first links such a program, or an empty string."""
-    if compiler.family != "zig":
-        return ""
-    return "libubsan_rt.a" if sanitize else "libcompiler_rt.a"
+    With zig they are always the same, because for each new combination zig builds its run-time libraries anew; what a
+    sanitized build needs of them is `driver/ubsan_report.c`.
+    """
+    return ("-O3", *compiler.cpu_options, *_sanitizer_options(compiler, sanitize and compiler.family != "zig"))
 
 
 def _sanitizer_options(compiler: Compiler, sanitize: bool) -> tuple[str, ...]:
