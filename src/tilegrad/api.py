@@ -506,7 +506,7 @@ class _Frontend:
         if not hasattr(self.model, "named_parameters"):
             raise UserError(f"expected a torch.nn.Module or the path of an ONNX file, not {type(self.model).__name__}")
         from tilegrad.frontends.torch_export import import_torch
-        from tilegrad.verify.reference import freeze_batch_norm
+        from tilegrad.frontends.torch_modules import freeze_batch_norm
 
         if self.example_inputs is None:
             raise UserError("example_inputs are needed for a PyTorch module: their shapes become static")
