@@ -1,0 +1,1 @@
+"""Frontends: PyTorch programs and ONNX models as graphs."""
