@@ -27,7 +27,6 @@ from tilegrad.ir.builder import (
 from tilegrad.ir.graph import Value
 from tilegrad.ir.types import DType
 from tilegrad.operators.registry import OnnxCall, UnsupportedCall, aten, onnx
-from tilegrad.operators.slicing import select
 from tilegrad.training.relation import scatter_gradient
 
 
@@ -130,6 +129,17 @@ def aten_index_select(x: Value, dim: int, index: Value) -> Value:
     if index.rank > 1:
         raise ShapeError(f"the index {index.name} of index_select has shape {index.shape}, expected one axis")
     return index_select(x, dim, reshape(index, (index.size,)), from_end=False)
+
+
+@aten("aten.select.int")
+def select(x: Value, dim: int, index: int) -> Value:
+    """One entry of an axis, which disappears; a negative index counts from the end."""
+    axis = checked_axis(x, dim)
+    if not -x.shape[axis] <= index < x.shape[axis]:
+        raise ShapeError(f"index {index} is out of range for axis {axis} of {x.name} of shape {x.shape}")
+    d = Domain()
+    at = d.parallel(*x.shape[:axis], *x.shape[axis + 1 :])
+    return d.assign(x[(*at[:axis], index % x.shape[axis], *at[axis:])], at)
 
 
 def gather(x: Value, dim: int, index: Value, *, from_end: bool = False) -> Value:
