@@ -88,10 +88,10 @@ class CScope:
         """The C text of an iterator."""
         return self.iterators.get(position, iterator_name(position))
 
-    def affine(self, row: Affine) -> str:
-        """An index as C text."""
+    def affine(self, row: Affine, integer: str = "int32_t") -> str:
+        """An index as C text; entries of looked-up tensors are converted to the type `integer`."""
         terms = [(self.iterator(i), c) for i, c in row.terms]
-        terms += [(f"(int32_t){self.element(x.value, x.index)}", x.coefficient) for x in row.lookups]
+        terms += [(f"({integer}){self.element(x.value, x.index)}", x.coefficient) for x in row.lookups]
         return format_sum(terms, row.constant)
 
     def element(self, value: Value, index: Sequence[Affine]) -> str:
@@ -102,8 +102,8 @@ class CScope:
         return f"{self.pointers[value]}[{self.affine(flat)}]"
 
     def guard(self, guard: Guard) -> str:
-        """A predicate as C text."""
-        text = self.affine(guard.index)
+        """A predicate as C text; looked-up entries can be anything, so they are judged in 64 bits."""
+        text = self.affine(guard.index, "int64_t")
         return f"({text} >= {guard.lower} && {text} < {guard.upper})"
 
     def evaluate(self, roots: Sequence[Expr], emit: Callable[[str], None]) -> list[str]:
