@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx_harness import adapter, check_onnx
 from operator_harness import build, check, draw
+from tests.compiled import run_compiled
 from torch.nn import functional
 
 from tilegrad.errors import ShapeError
@@ -74,6 +75,16 @@ def test_positions_out_of_range_read_nothing() -> None:
     np.testing.assert_array_equal(env[y][~inside], 0)
     np.testing.assert_allclose(env[y][inside], draw(6, 3)[[0, 5]])
     np.testing.assert_array_equal(env[gradients[w]].sum(1), [3, 0, 0, 0, 0, 3])
+
+
+def test_positions_out_of_range_read_nothing_in_c() -> None:
+    indices = np.array([0, 6, -1, 5, 1 << 31, (1 << 32) + 2, 1 - (1 << 33)])
+    graph, (w, i), (y,), (seed,), gradients = build(gather.embedding, [draw(6, 3), indices])
+    feeds = {w: draw(6, 3), i: indices, seed: np.ones((7, 3))}
+    rows, slope = run_compiled(graph, [y, gradients[w]], feeds)
+    expected = np.where(np.isin(np.arange(7), [0, 3])[:, None], draw(6, 3)[indices % 6], 0)
+    np.testing.assert_array_equal(rows, expected.astype(np.float32))
+    np.testing.assert_array_equal(slope.sum(1), [3, 0, 0, 0, 0, 3])
 
 
 @pytest.mark.parametrize(("dim", "shape"), [(0, (4,)), (1, (7,)), (-1, ()), (2, (1,))])
