@@ -100,7 +100,9 @@ class _Run:
         return total
 
     def element(self, value: Value, index: Sequence[Affine]) -> Array:
-        if value.size == 0 or not index:
+        if value.size == 0:  # nothing is read
+            return np.zeros([1] * len(self.grids), self.env[value].dtype)
+        if not index:
             return self.env[value].reshape([1] * len(self.grids))
         flat: Array = np.zeros([1] * len(self.grids), np.int64)
         for row, extent, stride in zip(index, value.shape, value.strides, strict=True):
@@ -202,8 +204,8 @@ class _Run:
         kept = letters[: self.nest.parallel]
         names, arrays = [], []
         for term in terms:
-            names.append("".join(x for x, extent in zip(letters, term.shape, strict=True) if extent > 1))
-            arrays.append(term.reshape([extent for extent in term.shape if extent > 1]))
+            names.append("".join(x for x, extent in zip(letters, term.shape, strict=True) if extent != 1))
+            arrays.append(term.reshape([extent for extent in term.shape if extent != 1]))
         present = set("".join(names))
         absent = math.prod(
             e for x, e in zip(letters, self.nest.extents, strict=True) if x not in present and x not in kept
