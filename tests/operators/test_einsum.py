@@ -17,7 +17,7 @@ from tilegrad.errors import ShapeError
 from tilegrad.ir.graph import StructuredOp
 from tilegrad.ir.printer import format_nest
 from tilegrad.operators import registry
-from tilegrad.operators.einsum import einsum
+from tilegrad.operators.einsum import einsum, trace
 
 CASES: list[tuple[str, list[tuple[int, ...]]]] = [
     ("ij,jk->ik", [(2, 3), (3, 4)]),
@@ -80,6 +80,11 @@ def test_aten_name_ignores_advice_on_the_order() -> None:
         lambda *t: function("ab,bc,cd->ad", t, path=[1, 2, 0, 1]), lambda *t: torch.einsum("ab,bc,cd->ad", *t),
         draw(2, 3), draw(3, 4, seed=1), draw(4, 5, seed=2),
     )  # fmt: skip
+
+
+def test_trace() -> None:
+    check(trace, torch.trace, draw(3, 3))
+    check(trace, torch.trace, draw(2, 4))
 
 
 def test_two_operands_are_one_nest_in_the_order_of_the_result() -> None:

@@ -69,6 +69,16 @@ def test_scatter_add(x: Any, dim: int, index: Any, src: Any) -> None:
     )  # fmt: skip
 
 
+def test_scatter_reduce_sums() -> None:
+    index = np.array([1, 1, 2, 0])
+    check(
+        lambda a, i, b: aten("scatter_reduce.two")(a, 0, i, b, "sum"), lambda a, i, b: a.scatter_reduce(0, i, b, "sum"),
+        draw(3), index, draw(4, seed=1),
+    )  # fmt: skip
+    with pytest.raises(registry.UnsupportedCall, match="'prod'"):
+        build(lambda a, i, b: scatter.scatter_reduce(a, 0, i, b, "prod"), [draw(3), index, draw(4)])
+
+
 def test_the_last_of_duplicates_stays_and_what_is_out_of_range_is_dropped() -> None:
     index, src = np.array([1, 7, 1, 0, -9]), np.arange(5.0) + 10
     graph, (x, i, s), (y,), _, _ = build(lambda *t: scatter.scatter(t[0], 0, t[1], t[2]), [np.zeros(3), index, src])

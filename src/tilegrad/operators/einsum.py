@@ -45,6 +45,16 @@ def einsum(equation: str, tensors: Sequence[Value], *, path: Sequence[int] | Non
     return total if len(operands) > 1 else _rearrange((total, labels), output)
 
 
+@aten("aten.trace.default")
+def trace(x: Value) -> Value:
+    """The sum of the diagonal of a matrix, which need not be square."""
+    if x.rank != 2:
+        raise ShapeError(f"trace of {x.name} of shape {x.shape}: expected a matrix")
+    d = Domain()
+    (i,) = d.reduction(min(x.shape))
+    return d.sum(x[i, i], ())
+
+
 @onnx("Einsum")
 def onnx_einsum(call: OnnxCall, *tensors: Value) -> Value:
     """ONNX Einsum: `einsum`."""

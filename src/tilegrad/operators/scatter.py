@@ -134,6 +134,14 @@ def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
     return (*shape[:axis], *shape[axis + 1 :])
 
 
+@aten("aten.scatter_reduce.two", "aten.scatter_reduce_.two")
+def scatter_reduce(x: Value, dim: int, index: Value, src: Value, reduce: str, *, include_self: bool = True) -> Value:
+    """`scatter_add` under its general name."""
+    if reduce != "sum" or not include_self:
+        raise UnsupportedCall(f"scatter_reduce {reduce!r}; 'sum' with include_self=True is supported")
+    return scatter_add(x, dim, index, src)
+
+
 @aten("aten.index_add.default", "aten.index_add_.default")
 def index_add(x: Value, dim: int, index: Value, source: Value, *, alpha: Scalar = 1) -> Value:
     """``y = x; y[..., index[j], ...] += alpha * source[..., j, ...]``."""
