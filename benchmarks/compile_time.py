@@ -1,6 +1,6 @@
 """How long compiling takes, stage by stage, in a fresh process: from the PyTorch module to C text, and the C build.
 
-    python benchmarks/compile_time.py [--model speechnet] [--cc zig]
+python benchmarks/compile_time.py [--model speechnet] [--cc zig]
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilegrad.codegen.mapping import Mapping, choose_mapping, plain_mapping
-from tilegrad.codegen.project import ProjectInfo, symbol, write_project
-from tilegrad.errors import ModelError, UserError
+from tilegrad.codegen.project import FAULTS, ProjectInfo, symbol, write_project
+from tilegrad.errors import ModelError, RunError, UserError
 from tilegrad.ir.graph import Graph, Nest, Store, Value, clone
 from tilegrad.ir.types import Kind
 from tilegrad.ir.verifier import verify_graph
@@ -209,7 +209,7 @@ class Build:
         loss_symbol = self._symbol(training.loss_output)
         rate_symbol = self._symbols().get(training.learning_rate)
         with self.program.start() as session:
-            session.call("tilegrad_init")
+            _initialise(session)
             self._restore(session, state)
             for step in range(steps):
                 setting = {rate_symbol: np.float32(rates[step]).reshape(())} if rate_symbol is not None else {}
@@ -257,7 +257,7 @@ class Build:
         writes = self._input_feeds(inputs, self.inference.inputs)
         symbols = {self._symbol(output): (output.dtype.numpy, output.shape) for output in self.outputs}
         with self.program.start() as session:
-            session.call("tilegrad_init")
+            _initialise(session)
             self._restore(session, self._last)
             values = session.transact(writes, "tilegrad_predict", symbols).values
         found = tuple(values[name] for name in symbols)
@@ -332,6 +332,23 @@ class Build:
             for array, value in zip(arrays, values, strict=True)
             if value in symbols
         }
+
+
+_FAULTS = {
+    1: "it fuses separate multiplies and adds (compile with -ffp-contract=off)",
+    2: "its fma rounds twice",
+    4: "it flushes subnormal numbers to zero",
+    8: "its rounding mode is not to nearest",
+}
+
+
+def _initialise(session: Session) -> None:
+    """Call the program's init and make sure that its arithmetic is the one that equal results rest on."""
+    session.call("tilegrad_init")
+    faults = int(session.read(FAULTS, np.uint32, ()))
+    if faults:
+        reasons = "; ".join(text for bit, text in _FAULTS.items() if faults & bit)
+        raise RunError(f"this build of the program would not give the same bits as others: {reasons}")
 
 
 def _total(cycles: Sequence[int | None]) -> int | None:

@@ -35,6 +35,8 @@ from tilegrad.planning.plan import EntryPlan, Kernel, Plan, Storage
 
 PREFIX = "tilegrad"
 ARENA = f"{PREFIX}_arena"
+#: Symbol that tells after init whether the arithmetic is as it must be; 0 if it is.
+FAULTS = f"{PREFIX}_faults"
 #: Kinds that `tilegrad_init` sets back to zero.
 RESET_KINDS = (Kind.GRADIENT, Kind.OPTIMIZER)
 
@@ -172,8 +174,14 @@ def _header(plan: Plan, info: ProjectInfo) -> str:
             'extern "C" {',
             "#endif",
             "",
-            "/* Zeroes gradients and optimizer state. Parameters keep their values. */",
+            "/* Zeroes gradients and optimizer state, and checks the arithmetic. Parameters keep their values. */",
             f"void {PREFIX}_init(void);",
+            "",
+            "/* After init: 0, or what this build or machine breaks of the arithmetic that equal results rest on, a sum of",
+            "   1: separate multiplies and adds are fused (compile with -ffp-contract=off; Clang told -ffp-contract=fast",
+            "      disregards the pragmas in the sources), 2: fma rounds twice, 4: subnormal numbers are flushed to zero,",
+            "   8: the rounding mode is not to nearest. */",
+            f"extern uint32_t {FAULTS};",
         ]
     )
     for entry in plan.entries:
@@ -234,14 +242,16 @@ def _data(plan: Plan) -> str:
         lines.extend(["", f"_Alignas(64) {_declaration(storage)}{_initialiser(storage.persistent)};"])
     for storage in plan.constants:
         lines.extend(["", f"_Alignas(64) const {_declaration(storage)}{_initialiser(storage.persistent)};"])
-    lines.extend(["", f"void {PREFIX}_init(void)", "{"])
+    lines.extend(["", f"uint32_t {FAULTS};", "", f"void {PREFIX}_init(void)", "{"])
+    lines.append(f"    {FAULTS} = tg_arithmetic_faults();")
     for storage in plan.persistent:
         assert storage.persistent is not None
         if storage.persistent.kind in RESET_KINDS:
             lines.append(f"    memset({_symbol(storage)}, 0, sizeof {_symbol(storage)});")
     lines.extend(["}", "", f"const {PREFIX}_symbol_t {PREFIX}_symbols[] = {{"])
     lines.extend(f'    {{"{_symbol(s)}", {_symbol(s)}, sizeof {_symbol(s)}}},' for s in plan.persistent)
-    lines.extend(["};", f"const uint32_t {PREFIX}_symbol_count = {len(plan.persistent)};", ""])
+    lines.append(f'    {{"{FAULTS}", &{FAULTS}, sizeof {FAULTS}}},')
+    lines.extend(["};", f"const uint32_t {PREFIX}_symbol_count = {len(plan.persistent) + 1};", ""])
     lines.append(f"const {PREFIX}_entry_t {PREFIX}_entries[] = {{")
     lines.append(f'    {{"{PREFIX}_init", {PREFIX}_init}},')
     lines.extend(f'    {{"{PREFIX}_{e.name}", {PREFIX}_{e.name}}},' for e in plan.entries)
