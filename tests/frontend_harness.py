@@ -13,7 +13,10 @@ from torch import nn
 
 from tilegrad.frontends.torch_export import import_torch
 from tilegrad.interpreter.execute import Environment, initial, run
+from tilegrad.ir.builder import constant, reduce_sum
 from tilegrad.ir.graph import Graph, Value
+from tilegrad.ir.types import DType
+from tilegrad.training.autodiff import gradients
 
 
 def evaluate(graph: Graph, arrays: Sequence[NDArray[Any]], dtype: type[np.floating[Any]] = np.float64) -> Environment:
@@ -48,7 +51,7 @@ def check_module(
         np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=tolerance, atol=tolerance)
     stored = {store.target: store.value for store in graph.stores}
     for name, buffer in twin.named_buffers():
-        value = graph.buffers[name]
+        value = graph.buffers[graph.aliases.get(name, name)]
         got = contents(env, stored.get(value, value))
         np.testing.assert_allclose(got, buffer.numpy(), rtol=tolerance, atol=tolerance, err_msg=name)
     return graph, env
@@ -64,3 +67,31 @@ def flatten(results: Any) -> list[torch.Tensor]:
         return [torch.tensor(results)]
     items = results.values() if isinstance(results, dict) else results
     return [tensor for item in items for tensor in flatten(item)]
+
+
+def check_gradients(module: nn.Module, *tensors: torch.Tensor, tolerance: float = 1e-6) -> dict[str, NDArray[Any]]:
+    """Compare the gradient of the sum of all float results with PyTorch in float64.
+
+    Returns:
+        The gradients by parameter name; those that do not exist are left out.
+    """
+    graph = import_torch(module, tensors, training=True)
+    with graph.building():
+        sums = [reduce_sum(value) for value in graph.results if value.dtype.is_float]
+        total = sums[0]
+        for part in sums[1:]:
+            total = total + part
+        one = constant(1.0, DType.F32)
+        found = gradients(graph, total, one, list(graph.parameters.values()))
+    env = evaluate(graph, [tensor.numpy() for tensor in tensors])
+    twin = copy.deepcopy(module).double()
+    wide = [tensor.double() if tensor.is_floating_point() else tensor.clone() for tensor in tensors]
+    sum(tensor.sum() for tensor in flatten(twin(*wide)) if tensor.is_floating_point()).backward()  # type: ignore[union-attr]
+    got: dict[str, NDArray[Any]] = {}
+    for name, parameter in twin.named_parameters():
+        value = graph.parameters[name]
+        assert (value in found) == (parameter.grad is not None), f"{name}: gradient on one side only"
+        if parameter.grad is not None:
+            got[name] = contents(env, found[value])
+            np.testing.assert_allclose(got[name], parameter.grad.numpy(), rtol=tolerance, atol=tolerance, err_msg=name)
+    return got

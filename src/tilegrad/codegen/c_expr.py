@@ -132,6 +132,8 @@ class CScope:
     def _node(self, node: Expr, args: list[str]) -> str:
         if not node.args:
             return self._leaf(node)
+        if node.op == "div" and node.dtype is not DType.F32:
+            return f"tg_div_{node.dtype.value}({args[0]}, {args[1]})"
         if node.op in _INFIX:
             return f"({args[0]} {_INFIX[node.op]} {args[1]})"
         if node.op == "neg":

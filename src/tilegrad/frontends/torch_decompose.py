@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 from torch._ops import OpOverload
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from tilegrad.frontends.torch_types import stored_array
-from tilegrad.operators.registry import find_aten
+from tilegrad.operators.registry import UnsupportedCall, find_aten
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ def decompose(target: OpOverload, args: Any, kwargs: Any, operands: Sequence[fx.
 
     Returns:
         The program, or None where PyTorch has no composition of the operator.
+
+    Raises:
+        UnsupportedCall: if PyTorch fails to decompose this call.
     """
 
     def call(*tensors: torch.Tensor) -> Any:
@@ -78,18 +81,25 @@ def decompose(target: OpOverload, args: Any, kwargs: Any, operands: Sequence[fx.
     table = {op: rule for op, rule in _table().items() if find_aten(str(op)) is None}
     if target not in table:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(_Call(call), tensors, strict=False)
-        program = exported.run_decompositions(table)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(_Call(call), tensors, strict=False)
+            program = exported.run_decompositions(table)
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UnsupportedCall(f"PyTorch cannot decompose it: {first}") from error
     inputs, constants = [], {}
     for spec in program.graph_signature.input_specs:
         name = spec.arg.name
         if spec.kind is InputKind.USER_INPUT:
             inputs.append(name)
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            constants[name] = stored_array(f"a constant of {target}", program.constants[str(spec.target)])
         else:
-            data = program.constants[str(spec.target)]
-            constants[name] = stored_array(f"a constant of {target}", data)
+            return None  # tokens of effects such as assertions
+    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
+        return None
     return Decomposition(program.graph_module, inputs, constants, len(target._schema.returns) != 1)
 
 

@@ -48,6 +48,8 @@ def import_torch(
     try:
         import torch
     except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
         raise UserError("PyTorch models need PyTorch: install it with `pip install tilegrad[torch]`") from error
     from tilegrad.frontends.torch_program import program_graph
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -65,16 +67,21 @@ def export_program(model: nn.Module, tensors: tuple[torch.Tensor, ...]) -> Expor
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep PyTorch's warnings and logs about its own tracing out of the user's terminal; errors still raise."""
+    """Keep PyTorch's warnings and logs about its own tracing out of the user's terminal; errors still raise.
+
+    A failing export prints the graph it has so far to stderr; what the model itself prints there is passed on.
+    """
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    printed = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(printed):
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+    sys.stderr.write(printed.getvalue())
 
 
 class _State:

@@ -7,6 +7,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ _SLICING = {"slice", "select", "narrow", "chunk", "split", "split_with_sizes", "
 _STORING = {"batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit"}
 #: Operators that leave every element as it is, so that float64 operands may be held as float32 before and after.
 _MOVING = _RESHAPING | _PERMUTING | _SLICING | {"lift_fresh_copy", "clone", "detach_", "copy", "empty", "zeros", "ones"}
+#: Operators that give new memory, also where tracing shares it between the copy and a constant.
+_COPYING = {"lift_fresh_copy", "clone"}
 #: Checks of what is static here.
 _STATIC_CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size"}
 
@@ -108,7 +111,7 @@ class Walk:
             return args[0][args[1]]
         if isinstance(target, OpOverload) and _packet(target) in _STATIC_CHECKS:
             return None
-        with self.graph.scope(origin_of(node)):
+        with self._scope(node):
             try:
                 return self._translate(node, args, kwargs)
             except UnsupportedCall as error:
@@ -116,6 +119,10 @@ class Walk:
             except ShapeError as error:
                 raise ShapeError(f"node {describe(node)}, {target}: {error}") from error
         return self._placeholder(node, expected)
+
+    def _scope(self, node: fx.Node) -> AbstractContextManager[None]:
+        """Label operations with the node of the model that they come from."""
+        return self.graph.scope(None if self._nested else origin_of(node))
 
     def _report(self, node: fx.Node, reason: str) -> None:
         self.unsupported.append(UnsupportedNode(str(node.target), describe(node), reason))
@@ -253,12 +260,13 @@ class Walk:
         first = next(iter(after), None) if isinstance(after, tuple | list) else after
         if not isinstance(before, torch.Tensor) or not isinstance(first, torch.Tensor):
             return self._owners(found)
-        if not _share_memory(before, first) and not _is_identity(target, args):
+        shares = _share_memory(before, first) and _packet(target) not in _COPYING
+        if not shares and not _is_identity(target, args):
             return self._owners(found)
 
         def look(position: int | None) -> Callable[[Value], Value]:
             def again(parent: Value) -> Value:
-                with self.graph.scope(origin_of(node)):
+                with self._scope(node):
                     result = self._values(node, target, [parent, *args[1:]], kwargs)
                 return result if position is None else result[position]  # type: ignore[no-any-return]
 

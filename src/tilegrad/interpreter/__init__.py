@@ -1,1 +1,1 @@
-
+"""Reference execution in NumPy."""

@@ -1,1 +1,1 @@
-
+"""The intermediate representation: values, indices, scalar expressions, structured operations, graphs."""

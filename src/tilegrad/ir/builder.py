@@ -91,12 +91,12 @@ class Domain:
         return self._define("assign", (body,), index, name, init)
 
     def sum(self, body: Expr, index: Sequence[Index], name: str = "") -> Value:
-        """``out[index] += body``; a product at the root is accumulated by fused multiply-adds."""
+        """Sum terms, ``out[index] += body``; a product at the root is accumulated by fused multiply-adds."""
         combiner, exprs = sum_of(body)
         return self._define(combiner, exprs, index, name)
 
     def max(self, body: Expr, index: Sequence[Index], name: str = "") -> Value:
-        """``out[index] = max(body)``; NaN propagates."""
+        """Keep the largest term at every output index; NaN propagates."""
         return self._define("max", (body,), index, name)
 
     def argmax(self, body: Expr, index: Sequence[Index], name: str = "") -> tuple[Value, Value]:
@@ -268,7 +268,9 @@ def normalise_axes(axes: Sequence[int] | int | None, rank: int) -> tuple[int, ..
     return tuple(sorted(wrapped))
 
 
-def reduction_domain(value: Value, axes: Sequence[int], keepdim: bool) -> tuple[Domain, tuple[Affine, ...], list[Index]]:
+def reduction_domain(
+    value: Value, axes: Sequence[int], keepdim: bool
+) -> tuple[Domain, tuple[Affine, ...], list[Index]]:
     """A domain over all elements of `value` with `axes` reduced: the domain, the read index and the output index."""
     d = Domain()
     kept = [axis for axis in range(value.rank) if axis not in axes]
@@ -285,8 +287,8 @@ def reduction_domain(value: Value, axes: Sequence[int], keepdim: bool) -> tuple[
 
 
 def reduce_sum(
-    value: Value, axes: Sequence[int] | int | None = None, keepdim: bool = False, body: Callable[..., Expr] | None = None,
-    *others: Value,
+    value: Value, axes: Sequence[int] | int | None = None, keepdim: bool = False,
+    body: Callable[..., Expr] | None = None, *others: Value,
 ) -> Value:  # fmt: skip
     """Sum over `axes` of the elements, or of ``body(element, *elements of others)`` (others broadcast to `value`)."""
     axes = normalise_axes(axes, value.rank)

@@ -340,7 +340,7 @@ def accesses(*roots: Expr) -> list[Access]:
 
 
 def rewrite(root: Expr, leaf: Callable[[Expr], Expr]) -> Expr:
-    """Rebuild an expression with its leaves (``read``, ``index``, ``const``) replaced; inner nodes are kept as they are."""
+    """Rebuild an expression with its leaves (``read``, ``index``, ``const``) replaced; inner nodes stay as they are."""
     done: dict[int, Expr] = {}
     for node in walk(root):
         if not node.args:

@@ -1,7 +1,8 @@
 """Values, structured operations and graphs: the intermediate representation of one entry point.
 
-A graph is purely functional. State that outlives a call (weights, running statistics, optimizer state, results) is read
-through its persistent `Value` and replaced at the end by a `Store`; whether that happens in place is the planner's choice.
+A graph is purely functional. State that outlives a call (weights, running statistics, optimizer state, results) is
+read through its persistent `Value` and replaced at the end by a `Store`; whether that happens in place is the
+planner's choice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tilegrad.errors import InternalError
@@ -318,7 +318,7 @@ class Graph:
         random_seed: u32[2] setting, the key of the random numbers, once an operator draws some.
         random_step: u32[1] setting, which pass this is; part of the counter of the random numbers.
         random_streams: how many operators draw random numbers; the index of the next one.
-        aliases: further names of parameters and buffers that the model holds once under several names -> the first name.
+        aliases: further names of parameters and buffers that the model holds once under several names, to the first.
         frozen: names of the parameters that the model itself excludes from training.
     """
 

@@ -1,1 +1,1 @@
-
+"""Operators: named functions on values, one module per family."""

@@ -1,1 +1,1 @@
-
+"""Training: differentiation, losses, optimizers, and the assembly of entry points."""

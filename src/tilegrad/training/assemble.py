@@ -123,7 +123,7 @@ def assemble(
     """
     if len(forward.results) != 1:
         raise UserError(
-            f"the model returns {len(forward.results)} tensors; training needs a model that returns the prediction alone"
+            f"the model returns {len(forward.results)} tensors; to be trained it must return the prediction alone"
         )
     prediction = forward.results[0]
     shape, dtypes = loss.target_spec(prediction.shape)
@@ -149,9 +149,7 @@ def assemble(
             following = elementwise(lambda step: step + sc.constant(1, DType.U32), train.random_step)
         train.stores.append(Store(train.random_step, following))
     fused = fuse and accumulate == 1 and clip_norm is None
-    program = TrainingProgram(
-        forward, loss_value, named, [train], target, loss_output, learning_rate, fused
-    )
+    program = TrainingProgram(forward, loss_value, named, [train], target, loss_output, learning_rate, fused)
     if fused:
         train.name = "step"
         _update(train, trainable, named, optimizer, learning_rate, program)

@@ -30,4 +30,20 @@ static inline int tg_ceil_div(int a, int b)
     return a > 0 ? (a + b - 1) / b : -(-a / b);
 }
 
+/* Integer quotients towards zero without undefined behaviour: x / 0 is 0, and the smallest number / -1 wraps. */
+static inline int32_t tg_div_i32(int32_t a, int32_t b)
+{
+    return b == 0 ? 0 : b == -1 ? (int32_t)(0u - (uint32_t)a) : a / b;
+}
+
+static inline int64_t tg_div_i64(int64_t a, int64_t b)
+{
+    return b == 0 ? 0 : b == -1 ? (int64_t)(UINT64_C(0) - (uint64_t)a) : a / b;
+}
+
+static inline uint32_t tg_div_u32(uint32_t a, uint32_t b)
+{
+    return b == 0 ? 0 : a / b;
+}
+
 #endif
