@@ -83,8 +83,13 @@ class Perturbation:
     """
 
     def __init__(self, relative: float, seed: int, scales: Mapping[str, Array]) -> None:
-        self.relative, self.scales = relative, scales
+        self.relative, self.scales, self._seed = relative, scales, seed
         self._random = np.random.default_rng(seed)
+
+    def renamed(self, names: Mapping[str, str]) -> Perturbation:
+        """The same noise for a model that calls its parameters otherwise: names there -> names here."""
+        there = {other: self.scales[name] for other, name in names.items() if name in self.scales}
+        return Perturbation(self.relative, self._seed, there)
 
     def weight(self, array: Array) -> Array:
         """A tensor with every element changed relatively."""
