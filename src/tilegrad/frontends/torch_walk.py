@@ -15,9 +15,10 @@ from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
 
 from tilegrad.errors import InternalError, ModelError, ShapeError, UnsupportedNode
+from tilegrad.frontends.torch_aliases import PERMUTING, RESHAPING, SLICING, assignment, is_view, packet
 from tilegrad.frontends.torch_decompose import Decomposition, call_key, decompose
 from tilegrad.frontends.torch_types import dtype_of, stored_array
-from tilegrad.frontends.views import Cell, Owner, View, assign_permuted, assign_reshaped, assign_slice
+from tilegrad.frontends.views import Cell, Owner, View
 from tilegrad.ir.builder import broadcast_to, constant, elementwise, full, temporary
 from tilegrad.ir.expr import cast
 from tilegrad.ir.graph import GradientRule, Graph, Value
@@ -26,21 +27,10 @@ from tilegrad.operators.registry import Adapter, UnsupportedCall, find_aten
 
 #: Arguments without a meaning for a program that is compiled ahead of time for one memory.
 _PLACEMENT = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
-#: View operators by what they do to the elements.
-_RESHAPING = {
-    "view", "reshape", "_unsafe_view", "view_as", "reshape_as", "unsqueeze", "squeeze", "flatten", "unflatten", "ravel",
-    "alias", "detach", "contiguous", "to", "_to_copy", "lift_fresh", "type_as", "dropout", "expand_as", "expand",
-}  # fmt: skip
-_PERMUTING = {
-    "permute", "transpose", "t", "numpy_T", "mT", "movedim", "moveaxis", "swapaxes", "swapdims", "adjoint", "matrix_H",
-}  # fmt: skip
-_SLICING = {"slice", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "unsafe_chunk"}
 #: Operators that store running statistics in their buffer arguments; argument 5 says whether they do.
 _STORING = {"batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit"}
 #: Operators that leave every element as it is, so that float64 operands may be held as float32 before and after.
-_MOVING = _RESHAPING | _PERMUTING | _SLICING | {"lift_fresh_copy", "clone", "detach_", "copy", "empty", "zeros", "ones"}
-#: Operators that give new memory, also where tracing shares it between the copy and a constant.
-_COPYING = {"lift_fresh_copy", "clone"}
+_MOVING = RESHAPING | PERMUTING | SLICING | {"lift_fresh_copy", "clone", "detach_", "copy", "empty", "zeros", "ones"}
 #: Checks of what is static here.
 _STATIC_CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size"}
 
@@ -109,7 +99,7 @@ class Walk:
         kwargs = {key: _resolve(arg, env) for key, arg in node.kwargs.items()}
         if target is operator.getitem:
             return args[0][args[1]]
-        if isinstance(target, OpOverload) and _packet(target) in _STATIC_CHECKS:
+        if isinstance(target, OpOverload) and packet(target) in _STATIC_CHECKS:
             return None
         with self._scope(node):
             try:
@@ -144,7 +134,7 @@ class Walk:
             raise UnsupportedCall("it is a Python function of values that are known only at run time")
         if target._schema.is_mutable:
             return self._in_place(node, target, args, kwargs)
-        if _packet(target) in _STORING and len(args) > 5 and args[5] is True:
+        if packet(target) in _STORING and len(args) > 5 and args[5] is True:
             return self._storing(node, target, args, kwargs)
         found = self._values(node, target, args, kwargs)
         return self._cells(node, target, args, kwargs, found)
@@ -172,7 +162,7 @@ class Walk:
 
     def _in_place(self, node: fx.Node, target: OpOverload, args: list[Any], kwargs: dict[str, Any]) -> Any:
         written = [a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-        name = _packet(target)
+        name = packet(target)
         if written != ["self"] or not name.endswith("_"):
             raise UnsupportedCall(f"it writes into {', '.join(written)}")
         cell: Cell = args[0]
@@ -260,8 +250,7 @@ class Walk:
         first = next(iter(after), None) if isinstance(after, tuple | list) else after
         if not isinstance(before, torch.Tensor) or not isinstance(first, torch.Tensor):
             return self._owners(found)
-        shares = _share_memory(before, first) and _packet(target) not in _COPYING
-        if not shares and not _is_identity(target, args):
+        if not is_view(target, args, before, first):
             return self._owners(found)
 
         def look(position: int | None) -> Callable[[Value], Value]:
@@ -274,65 +263,10 @@ class Walk:
 
         parent: Cell = args[0]
         if isinstance(found, Value):
-            return View(parent, look(None), _assignment(target, args, before, after, None), found)
+            return View(parent, look(None), assignment(target, args, before, after, None), found)
         return tuple(
-            View(parent, look(k), _assignment(target, args, before, after, k), value) for k, value in enumerate(found)
+            View(parent, look(k), assignment(target, args, before, after, k), value) for k, value in enumerate(found)
         )
-
-
-def _is_identity(target: OpOverload, args: list[Any]) -> bool:
-    """Dropout outside training returns its argument itself, which fake tensors do not show."""
-    return _packet(target) in ("dropout", "feature_dropout", "alpha_dropout") and len(args) > 2 and args[2] is False
-
-
-def _share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.untyped_storage() is b.untyped_storage()
-
-
-def _assignment(
-    target: OpOverload, args: list[Any], before: torch.Tensor, after: Any, position: int | None
-) -> Callable[[Value, Value], Value]:
-    """How a write through a view changes its parent."""
-    name = _packet(target)
-    view = after if position is None else after[position]
-    if view.numel() == 0:
-        return lambda parent, _: parent
-    if name in _RESHAPING and view.numel() == before.numel():
-        return assign_reshaped
-    if name in _PERMUTING:
-        probe = torch.empty(tuple(range(2, 2 + before.ndim)), device="meta")
-        return assign_permuted([extent - 2 for extent in target(probe, *args[1:]).shape])
-    if name in _SLICING:
-        # Every slice is a first element and a stride in the parent's memory; a strided probe shows them.
-        probe = torch.empty(tuple(before.shape), device="meta")
-        found = target(probe, *args[1:])
-        part = found if position is None else found[position]
-        return _slice_assignment(probe, part)
-
-    def refuse(parent: Value, value: Value) -> Value:
-        raise UnsupportedCall(f"it writes in place through {target}")
-
-    return refuse
-
-
-def _slice_assignment(parent: torch.Tensor, part: torch.Tensor) -> Callable[[Value, Value], Value]:
-    offset = part.storage_offset()
-    for axis in range(parent.ndim):
-        stride = parent.stride(axis)
-        start = offset // stride
-        if offset % stride or start >= parent.shape[axis]:
-            continue
-        if part.ndim == parent.ndim:
-            changed = part.shape[axis] != parent.shape[axis] or part.stride(axis) != stride
-            others = all(part.shape[k] == parent.shape[k] for k in range(parent.ndim) if k != axis)
-            if changed and others:
-                return assign_slice(axis, start, part.stride(axis) // stride, part.shape[axis])
-        elif part.shape == (*parent.shape[:axis], *parent.shape[axis + 1 :]) and part.stride() == (
-            *parent.stride()[:axis],
-            *parent.stride()[axis + 1 :],
-        ):
-            return assign_slice(axis, start, 1, 1)
-    return assign_reshaped  # the slice takes everything
 
 
 _WRITES: dict[str, Callable[..., Value]] = {
@@ -380,7 +314,7 @@ def _conform(node: fx.Node, target: OpOverload, found: Any, expected: Any) -> An
     if isinstance(found, tuple | list):
         found = found[0]
     dtype = dtype_of(expected.dtype)
-    if dtype is None and expected.dtype is torch.float64 and _packet(target) in _MOVING:
+    if dtype is None and expected.dtype is torch.float64 and packet(target) in _MOVING:
         dtype = DType.F32
     if dtype is None:
         kind = str(expected.dtype).removeprefix("torch.")
@@ -410,11 +344,6 @@ def _check_static(node: fx.Node, expected: Any) -> None:
                 f"({', '.join(map(str, sizes))}); sizes must be known when the program is compiled: use masks and "
                 "torch.where in place of boolean indexing, nonzero, item() and the like"
             )
-
-
-def _packet(target: OpOverload) -> str:
-    """The operator's name without namespace and overload: ``add_``."""
-    return str(target._schema.name).split("::")[-1]
 
 
 def _resolve(arg: Any, env: Mapping[fx.Node, Any]) -> Any:
