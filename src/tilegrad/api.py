@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,7 @@ class Build:
     flags: tuple[str, ...]
     progress: Progress | None
     _program: Program | None = None
+    _building: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _last: State | None = None
 
     @property
@@ -159,17 +161,30 @@ class Build:
 
     @property
     def program(self) -> Program:
-        """The program, built on first use.
+        """The program, built on first use; a thread may build it ahead.
 
         Raises:
             ToolchainError: if the compiler is missing or rejects the project.
         """
-        if self._program is None:
-            self._program = self.target.build(
-                self.c_project, cc=self.cc, sanitize=self.sanitize, optimization=self.optimization, flags=self.flags,
-                progress=self.progress,
-            )  # fmt: skip
+        with self._building:
+            if self._program is None:
+                self._program = self.target.build(
+                    self.c_project, cc=self.cc, sanitize=self.sanitize, optimization=self.optimization,
+                    flags=self.flags, progress=self.progress,
+                )  # fmt: skip
         return self._program
+
+    def check_batches(self, batches: Sequence[Batch]) -> None:
+        """Check that `run` can take these batches.
+
+        Raises:
+            UserError: if there are none, or one does not fit the compiled shapes and element types.
+        """
+        training = self._training()
+        if not len(batches):
+            raise UserError("there are no batches to train on")
+        for batch in batches:
+            self._feeds(batch, training.target)
 
     def run(
         self,

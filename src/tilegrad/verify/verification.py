@@ -174,6 +174,14 @@ class _Verifier:
         self.found = Verification(self.source.title, self.source.float32_title)
 
     def verify(self, run: Any) -> Verification:
+        # The references come first: a program that is being built in another thread is ready when they are.
+        self.tell(f"reference: {self.source.title}")
+        truth = self.source.train(self.job, np.float64, None)
+        self.tell(f"reference: {self.source.float32_title}")
+        float32 = self.source.train(self.job, np.float32, None)
+        self.tell("reference: the scale of the gradients")
+        scales = gradient_scales(self.program, self.job)
+        spread = Spread(truth, [*self._samples(scales), float32])
         first = run
         if run is None or self.steps > 1:
             self.tell("running one step")
@@ -185,13 +193,6 @@ class _Verifier:
                 self.tell(f"running {self.steps} steps")
                 run = self.build.run(self.batches, self.steps, lr=self.lr)
         self.found.run = run
-        self.tell(f"reference: {self.source.title}")
-        truth = self.source.train(self.job, np.float64, None)
-        self.tell(f"reference: {self.source.float32_title}")
-        float32 = self.source.train(self.job, np.float32, None)
-        self.tell("reference: the scale of the gradients")
-        scales = gradient_scales(self.program, self.job)
-        spread = Spread(truth, [*self._samples(scales), float32])
         self._losses(run, truth, float32, scales, spread)
         gradients = self._handed_out(run)
         if gradients is not None:
