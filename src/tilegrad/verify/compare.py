@@ -52,9 +52,11 @@ class TensorRow:
         error: largest absolute error.
         relative: largest error divided by the element's scale (gradients: sum of the magnitudes of the terms;
             optimizer: the update's size; weights: how far they travelled; statistics: their value).
+        rms: root mean square of the errors divided by that of the scales.
         share: largest error divided by what is granted to its element; passes up to 1.
         float32_error: largest absolute error of PyTorch's own float32 run (without a module: the interpreter's).
         float32_relative: the same on the scale of `relative`.
+        float32_rms: the same as `rms`.
         ok: whether it passes.
         note: why not.
     """
@@ -64,9 +66,11 @@ class TensorRow:
     elements: int
     error: float
     relative: float
+    rms: float
     share: float
     float32_error: float
     float32_relative: float
+    float32_rms: float
     ok: bool
     note: str = ""
 
@@ -74,7 +78,7 @@ class TensorRow:
 def failed_row(name: str, what: str, note: str, elements: int = 0) -> TensorRow:
     """A row for a tensor that cannot be compared."""
     nan = float("nan")
-    return TensorRow(name, what, elements, nan, nan, nan, nan, nan, False, note)
+    return TensorRow(name, what, elements, nan, nan, nan, nan, nan, nan, nan, False, note)
 
 
 def compare_tensor(
@@ -107,9 +111,10 @@ def compare_tensor(
     other = (
         np.abs(float32 - truth) if float32 is not None and float32.shape == truth.shape else np.full_like(error, 0.0)
     )
+    size = _rms([np.broadcast_to(scale, error.shape)])
     return TensorRow(
-        name, what, int(error.size), _largest(error), _largest(_ratio(error, scale)), share, _largest(other),
-        _largest(_ratio(other, scale)), ok, note,
+        name, what, int(error.size), _largest(error), _largest(_ratio(error, scale)), _rms([error]) / max(size, TINY),
+        share, _largest(other), _largest(_ratio(other, scale)), _rms([other]) / max(size, TINY), ok, note,
     )  # fmt: skip
 
 
@@ -146,7 +151,7 @@ def compare_frozen(name: str, ours: Array | None, before: Array) -> TensorRow:
     changed = int(np.sum(~same))
     if changed:
         return failed_row(name, "frozen", f"{changed} of {ours.size} elements changed although it is frozen", ours.size)
-    return TensorRow(name, "frozen", ours.size, 0.0, 0.0, 0.0, 0.0, 0.0, True)
+    return TensorRow(name, "frozen", ours.size, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, True)
 
 
 class Spread:
