@@ -126,6 +126,41 @@ def test_running_statistics_are_buffers_and_move_only_in_a_training_graph_that_i
     assert not import_onnx(normalised(), training=True, frozen_bn=True).stores
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_model_exported_in_training_mode_stores_its_running_statistics(calls: int) -> None:
+    proto = normalised()
+    norm = proto.graph.node[1]
+    norm.output.extend(["new mean", "new var"])
+    norm.attribute.add(name="training_mode", type=onnx.AttributeProto.INT, i=1)
+    if calls == 2:
+        again = proto.graph.node.add()
+        again.CopyFrom(norm)
+        again.input[0], again.output[:] = "y", ["z", "newer mean", "newer var"]
+        proto.graph.output[0].name = "z"
+    graph = import_onnx(proto, training=True)
+    x = rng(4).normal(size=(2, 2, 4, 4)).astype(np.float32)
+    env = evaluate(graph, [x])
+    stored = {store.target.name: env[store.value] for store in graph.stores}
+    initial = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    statistics = {"mean": np.mean, "var": np.var}
+    tensors = [ReferenceEvaluator(_until(proto, name)).run(None, {"x": x})[0] for name in ("c", "y")]
+    for name, statistic in statistics.items():
+        wanted = initial[name].astype(np.float64)
+        for tensor in tensors[:calls]:
+            wanted = 0.9 * wanted + 0.1 * statistic(tensor, axis=(0, 2, 3))
+        np.testing.assert_allclose(stored[name], wanted, rtol=1e-5)
+    assert not import_onnx(proto, training=True, frozen_bn=True).stores
+    assert not import_onnx(proto, training=False).stores
+
+
+def _until(proto: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """The model with another output."""
+    cut = onnx.ModelProto()
+    cut.CopyFrom(proto)
+    cut.graph.output[0].name = output
+    return cut
+
+
 def test_settings_and_scalars_and_integers_are_constants() -> None:
     proto = model(
         [

@@ -3,6 +3,10 @@
 What an initializer is follows from its type and use: the running statistics of batch normalisation are buffers; other
 float tensors with at least one axis are parameters, unless everything that reads them takes a setting there (the scales
 of Resize, the bounds of Clip); float scalars, integers and Constant nodes are constants.
+
+An initializer that several nodes read is one parameter. Exporters that merge equal tensors (PyTorch's, of inference
+models) thereby tie, say, the scales of two freshly initialised layer norms; exporting in training mode keeps them
+apart.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from tilegrad.frontends.onnx_attributes import Subgraph
 from tilegrad.frontends.onnx_files import OnnxInput, OnnxModel, OnnxNode, read_model
 from tilegrad.frontends.onnx_tensors import MAX_ELEMENTS, TYPES
 from tilegrad.ir.builder import constant, temporary
-from tilegrad.ir.graph import Graph, Value
+from tilegrad.ir.graph import Graph, Store, Value
 from tilegrad.ir.types import DType, Kind
 from tilegrad.operators.registry import OnnxCall, UnsupportedCall, find_onnx
 
@@ -153,6 +157,9 @@ class _Importer:
         if results is None:
             self.values.update((name, self._placeholder(name)) for name in wanted)
             return
+        if self._moves_statistics(node):
+            for name, value in zip(node.inputs[3:5], results[1:3], strict=False):
+                self._store(name, value)
         for name, value in zip(node.outputs, results, strict=False):
             if value.size > MAX_ELEMENTS:
                 raise ModelError(
@@ -171,12 +178,12 @@ class _Importer:
         if adapter is None:
             raise UnsupportedCall("")
         inputs = [self.values[name] if name else None for name in node.inputs]
+        if self._moves_statistics(node):
+            inputs[3:5] = [self._stored(name) for name in node.inputs[3:5]]
         if any(value is None and name for value, name in zip(inputs, node.inputs, strict=True)):
             return None
-        frozen = self.frozen_bn and node.op_type == "BatchNormalization"
-        call = OnnxCall(
-            node.op_type, node.label, node.opset, node.attributes, node.outputs, self.training and not frozen
-        )
+        training = self.training and not (self.frozen_bn and node.op_type == "BatchNormalization")
+        call = OnnxCall(node.op_type, node.label, node.opset, node.attributes, node.outputs, training)
         where = f"node {node.label!r} ({node.op_type})"
         try:
             inspect.signature(adapter).bind(call, *inputs)
@@ -205,6 +212,25 @@ class _Importer:
         if missing:
             raise UnsupportedCall(f"its output {missing[0]!r} is not supported")
         return results
+
+    def _moves_statistics(self, node: OnnxNode) -> bool:
+        """Whether a batch normalisation of a training graph yields the new running statistics as outputs.
+
+        Models exported in training mode compute them for the sake of the buffers that they replace.
+        """
+        mode = node.op_type == "BatchNormalization" and not node.domain and node.attributes.get("training_mode", 0) == 1
+        return mode and self.training and not self.frozen_bn and len(node.outputs) == 3
+
+    def _stored(self, name: str) -> Value | None:
+        """What a running statistic is after the nodes so far."""
+        value = self.values[name]
+        return next((store.value for store in self.graph.stores if store.target is value), value)
+
+    def _store(self, name: str, moved: Value) -> None:
+        target = self.values[name]
+        if target is not None and target.kind is Kind.BUFFER:
+            kept = [store for store in self.graph.stores if store.target is not target]
+            self.graph.stores[:] = [*kept, Store(target, moved)]
 
     def _constant(self, node: OnnxNode) -> Value:
         listed = list(node.attributes.items())
