@@ -480,7 +480,7 @@ def compile(
             forward, chosen, loss, optimizer, accumulate=accumulate, mean=accumulate_mode == "mean",
             clip_norm=clip_norm, fuse=fuse_update,
         )  # fmt: skip
-        names = list(program.gradients)
+        names = list(chosen)
         unify(inference, _shared(inference, forward))
     model_inputs = forward.inputs[:-1] if program is not None else forward.inputs
     outputs = _predict_entry(inference)

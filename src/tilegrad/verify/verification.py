@@ -158,6 +158,7 @@ class _Verifier:
         self.t, self.tell = tolerances, progress
         self.source: Source = torch_source(model, build) if is_module(model) else graph_source(build)
         self.program = training_graph(build)
+        _check_batches(batches, build)
         seed = build.random_seed
         self.job = Job(
             batches=prepare_batches(batches),
@@ -333,6 +334,23 @@ class _Verifier:
         for direction in central_differences(self.program, self.job):
             ok = abs(direction.measured - direction.derived) <= self.t.direction * direction.scale
             self.found.directions.append((direction, bool(ok)))
+
+
+def _check_batches(batches: Batches, build: BuildLike) -> None:
+    """Check every micro-batch before the references use it; PyTorch's own messages would not name it.
+
+    Raises:
+        UserError: for a wrong number of arrays, wrong shapes or types, and impossible targets.
+    """
+    from tilegrad.api import as_array, fit
+
+    graph = build.training_graph
+    for batch in batches:
+        if len(batch) != len(graph.inputs):
+            raise UserError(f"a batch is {len(graph.inputs) - 1} input(s) and the target; got {len(batch)} array(s)")
+        for array, value in zip(batch, graph.inputs, strict=True):
+            fit(as_array(array, value.name), value)
+        build.loss.check_target(as_array(batch[-1], "target"), graph.results[0].shape)
 
 
 def _unexpected(ours: Mapping[str, Array], expected: Mapping[str, Array]) -> list[str]:
