@@ -1,0 +1,109 @@
+"""What `tilegrad train` prints and writes when it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from tilegrad.cli.job import Outcome
+from tilegrad.report.tables import error_table, loss_table, memory_table, to_json, verdict_lines
+from tilegrad.verify import Verification
+
+#: Columns where the output is no terminal: wide enough for every table, so that nothing is cut off in a log.
+_WIDTH = 120
+
+_STAGES = {
+    "load": "load the model",
+    "import": "import it (torch.export or ONNX)",
+    "derive": "derive the training graph",
+    "plan": "optimise and plan",
+    "write": "write C",
+    "build": "build, beside the reference",
+    "data": "prepare the data",
+    "reference": "reference runs",
+    "run": "run in C, after the build",
+}
+
+
+def show(outcome: Outcome) -> None:
+    """Print losses, errors, memory, time and the lines that scripts parse."""
+    build, verification = outcome.build, outcome.verification
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    program = build.program
+    click.echo(f"model: {outcome.source.name}, {sum(p.size for p in build.parameters.values()):,} parameters")
+    click.echo(f"data: {outcome.samples.label}")
+    click.echo(f"target: {build.target.name}, built with {program.compiler}")
+    for notice in program.notices:
+        click.echo(f"note: {notice}")
+    for table in (loss_table(verification), error_table(verification), memory_table(build.memory), _times(outcome)):
+        _print(console, table)
+    click.echo(f"C files compiled: {program.compiled}, the others came from the cache")
+    click.echo(f"time inside the training program: {verification.run.seconds * 1e3:.1f} ms")
+    click.echo()
+    for line in verdict_lines(verification):
+        click.echo(line)
+    if not build.target.has_cycle_counter:
+        click.echo(f"the target {build.target.name} has no cycle counter: the next lines give 0 cycles")
+    for line in harness_lines(outcome):
+        click.echo(line)
+
+
+def harness_lines(outcome: Outcome) -> list[str]:
+    """The lines that scripts of other training flows parse: losses, number of errors, cycles."""
+    verification, run = outcome.verification, outcome.verification.run
+    lines = [
+        f"[loss {row.index}] computed={row.computed:.6f}  ref={row.reference:.6f}  diff={abs(row.difference):.6f}"
+        for row in verification.losses
+    ]
+    return [
+        *lines,
+        f"Errors: {errors(verification)} out of {len(verification.losses)}",
+        f"BENCH train_cycles={run.train_cycles or 0} opt_cycles={run.opt_cycles or 0} "
+        f"weight_sram={outcome.build.weight_bytes}",
+    ]
+
+
+def errors(verification: Verification) -> int:
+    """How many losses are wrong; a run whose losses agree and something else does not counts as one."""
+    return max(sum(not row.ok for row in verification.losses), int(not verification.ok))
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Everything that was found, for ``--json``."""
+    build, verification = outcome.build, outcome.verification
+    found = to_json(verification, verification.run, build.memory, build.weight_bytes, outcome.seconds["total"])
+    return {
+        **found,
+        "errors": errors(verification),
+        "tensor_errors": found["errors"],
+        "model": outcome.source.name,
+        "options": dict(outcome.source.options),
+        "steps": outcome.steps,
+        "data": outcome.samples.label,
+        "synthetic": outcome.samples.synthetic,
+        "target": build.target.name,
+        "compiler": build.program.compiler,
+        "run_seconds": verification.run.seconds,
+        "seconds_by_stage": outcome.seconds,
+    }
+
+
+def _times(outcome: Outcome) -> Table:
+    table = Table(title="Time in seconds", title_justify="left")
+    table.add_column("stage")
+    table.add_column("time", justify="right")
+    for key, text in _STAGES.items():
+        if key in outcome.seconds:
+            table.add_row(text, f"{outcome.seconds[key]:.2f}")
+    table.add_row("all", f"{outcome.seconds['total']:.2f}")
+    return table
+
+
+def _print(console: Console, table: RenderableType) -> None:
+    console.print()
+    console.print(table)
