@@ -227,7 +227,7 @@ class Build:
             _initialise(session)
             self._restore(session, state)
             for step in range(steps):
-                setting = {rate_symbol: np.float32(rates[step]).reshape(())} if rate_symbol is not None else {}
+                setting = {rate_symbol: np.array(rates[step], np.float32)} if rate_symbol is not None else {}
                 for micro in range(self.accumulate):
                     count = first + step * self.accumulate + micro
                     place = count % len(batches)
@@ -328,9 +328,7 @@ class Build:
 
     def _feeds(self, batch: Batch, target: Value) -> dict[str, Array]:
         if len(batch) != len(self.inputs) + 1:
-            raise UserError(
-                f"a batch is {len(self.inputs)} input(s) and the target; got {len(batch)} array(s)"
-            )
+            raise UserError(f"a batch is {len(self.inputs)} input(s) and the target; got {len(batch)} array(s)")
         assert self.loss is not None
         wanted = as_array(batch[-1], target.name)
         self.loss.check_target(wanted, self._training().derived.results[0].shape)

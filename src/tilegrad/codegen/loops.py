@@ -6,6 +6,7 @@ elements. So the plain form is the bit oracle of the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -39,10 +40,14 @@ class Writer:
 
 def write_op(op: StructuredOp, mappings: Sequence[Mapping], scope: CScope, writer: Writer) -> None:
     """The body of the function that executes one operation."""
+    team = any(mapping.team for mapping in mappings)
     if op.init is not None:
         for output in op.outputs:
-            with writer.block(f"for (int k = 0; k < {output.size}; ++k)"):
+            first, last = (f"TG_FIRST({output.size})", f"TG_LAST({output.size})") if team else ("0", str(output.size))
+            with writer.block(f"for (int k = {first}; k < {last}; ++k)"):
                 writer.line(f"{scope.pointers[output]}[k] = {literal(op.init, output.dtype)};")
+        if team:
+            writer.line("tg_barrier();")
     for nest, mapping in zip(op.nests, mappings, strict=True):
         _NestWriter(nest, mapping, scope, writer).write()
 
@@ -58,9 +63,11 @@ class _NestWriter:
     def write(self) -> None:
         combiner = self.nest.results[0].combiner
         if self.nest.scatter:
-            self._loops([*range(len(self.nest.extents))], self._scatter)
+            parallel = range(self.nest.parallel)
+            reductions = range(self.nest.parallel, len(self.nest.extents))
+            self._team([(k, 1) for k in parallel], lambda: self._loops(reductions, self._scatter), bounded=True)
         elif combiner == "assign":
-            self._loops(list(self.mapping.order), self._assign)
+            self._team([(k, 1) for k in self.mapping.order], self._assign, bounded=True)
         elif self.mapping.vector is not None:
             self._rows()
         else:
@@ -87,6 +94,53 @@ class _NestWriter:
             for condition in conditions:
                 self.out.line(f"if (!{condition}) continue;")
             self._loops(rest, body, bounded=bounded)
+
+    def _team(self, loops: Sequence[tuple[int, int]], body: object, *, bounded: bool) -> None:
+        """Nested loops over parallel iterators with their steps, the outer ones divided over the cores of a team.
+
+        The divided loops become one, so that the work divides evenly; their guards, where they bound loops at all, are
+        tested inside.
+        """
+        assert callable(body)
+        divided, rest = loops[: self.mapping.divided], loops[self.mapping.divided :]
+        if self.mapping.team and not divided:
+            with self.out.block("if (TG_CORE == 0)"):
+                self._steps(rest, body, bounded=bounded)
+            return
+        if not divided:
+            self._steps(rest, body, bounded=bounded)
+            return
+        counts = [self.nest.extents[k] // step for k, step in divided]
+        total = math.prod(counts)
+        share = self.scope.fresh("share")
+        with self.out.block(f"for (int {share} = TG_FIRST({total}); {share} < TG_LAST({total}); ++{share})"):
+            inner = total
+            for (iterator, step), count in zip(divided, counts, strict=True):
+                inner //= count
+                text = share if inner == 1 else f"{share} / {inner}"
+                text = text if inner * count == total else f"{text} % {count}"
+                text = text if step == 1 else f"({text}) * {step}"
+                self.out.line(f"const int {self.scope.iterator(iterator)} = {text};")
+                self.open.add(iterator)
+            for condition in self._settle() if bounded else []:
+                self.out.line(f"if (!{condition}) continue;")
+            self._steps(rest, body, bounded=bounded)
+
+    def _steps(self, loops: Sequence[tuple[int, int]], body: object, *, bounded: bool) -> None:
+        """Nested loops over parallel iterators, the last one possibly in blocks."""
+        assert callable(body)
+        if loops and loops[-1][1] > 1:
+            (iterator, step) = loops[-1]
+            name = self.scope.iterator(iterator)
+
+            def blocks() -> None:
+                self.open.add(iterator)
+                with self.out.block(f"for (int {name} = 0; {name} < {self.nest.extents[iterator]}; {name} += {step})"):
+                    body()
+
+            self._loops([k for k, _ in loops[:-1]], blocks, bounded=bounded)
+            return
+        self._loops([k for k, _ in loops], body, bounded=bounded)
 
     def _settle(self) -> list[str]:
         """Guards that depend on open iterators only and are not bounds of a loop: conditions."""
@@ -129,20 +183,14 @@ class _NestWriter:
         """One chain of additions per element; a block of elements side by side hides the latency of the chain."""
         parallel = [k for k in self.mapping.order if k < self.nest.parallel]
         reductions = [k for k in self.mapping.order if k >= self.nest.parallel]
-        block = self.mapping.block
-        if block is None:
-            self._loops(parallel, lambda: self._chain(reductions, [0]), bounded=False)
-            return
-        outer = [k for k in parallel if k != block]
-        self._loops(outer, lambda: self._blocks(block, lambda lanes: self._chain(reductions, lanes)), bounded=False)
+        lanes = range(self.mapping.block_size)
+        self._team(self._blocked(parallel), lambda: self._chain(reductions, lanes), bounded=False)
 
-    def _blocks(self, block: int, body: object) -> None:
-        """The loop over blocks of an iterator; its extent is a multiple of the block."""
-        assert callable(body)
-        name, size = self.scope.iterator(block), self.mapping.block_size
-        self.open.add(block)
-        with self.out.block(f"for (int {name} = 0; {name} < {self.nest.extents[block]}; {name} += {size})"):
-            body(range(size))
+    def _blocked(self, parallel: Sequence[int]) -> list[tuple[int, int]]:
+        """Loops over parallel iterators with their steps, the blocked one innermost."""
+        block = self.mapping.block
+        loops = [(k, 1) for k in parallel if k != block]
+        return loops if block is None else [*loops, (block, self.mapping.block_size)]
 
     def _lane(self, expr: Expr, lane: int) -> Expr:
         if lane == 0 or self.mapping.block is None:
@@ -217,17 +265,11 @@ class _NestWriter:
         The row is cut into tiles that stay in registers, where no guard can fail, and border rows, where the guards are
         the bounds of the innermost loop, so that terms outside are never executed.
         """
-        vector, block = self.mapping.vector, self.mapping.block
+        vector = self.mapping.vector
         assert vector is not None
-        outer = [k for k in self.mapping.order if k < self.nest.parallel and k not in (vector, block)]
-
-        def rows(lanes: Sequence[int]) -> None:
-            self._sections(vector, lanes)
-
-        if block is None:
-            self._loops(outer, lambda: rows([0]), bounded=False)
-        else:
-            self._loops(outer, lambda: self._blocks(block, rows), bounded=False)
+        outer = [k for k in self.mapping.order if k < self.nest.parallel and k != vector]
+        lanes = range(self.mapping.block_size)
+        self._team(self._blocked(outer), lambda: self._sections(vector, lanes), bounded=False)
 
     def _sections(self, vector: int, lanes: Sequence[int]) -> None:
         """Border, tiles and border of one row."""

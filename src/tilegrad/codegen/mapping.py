@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.graph import Nest, Value
@@ -19,6 +19,8 @@ SHORTEST_ROW = 4
 BLOCK_SIZES = (4, 3, 2)
 #: Block sizes tried for scalar chains, best first: enough of them hide the latency of an addition.
 CHAIN_BLOCK_SIZES = (8, 7, 6, 5, 4, 3, 2)
+#: Shares per core from which an uneven division over the cores does not matter.
+SHARES_PER_CORE = 8
 #: Vectors per tile of accumulators.
 TILE_VECTORS = 2
 
@@ -33,6 +35,8 @@ class Mapping:
         block: the parallel iterator of which several elements are computed side by side, or None.
         block_size: how many.
         width: elements of the vector iterator that form one tile of accumulators.
+        team: whether several cores execute the nest together.
+        divided: how many of the outermost parallel loops are merged and divided over the cores.
     """
 
     order: tuple[int, ...]
@@ -40,6 +44,8 @@ class Mapping:
     block: int | None = None
     block_size: int = 1
     width: int = 1
+    team: bool = False
+    divided: int = 0
 
 
 def plain_mapping(nest: Nest) -> Mapping:
@@ -49,6 +55,25 @@ def plain_mapping(nest: Nest) -> Mapping:
 
 def choose_mapping(nest: Nest, target: Target) -> Mapping:
     """The mapping for a target, from the indexing maps alone."""
+    mapping = _choose_loops(nest, target)
+    return mapping if target.cores == 1 else _divide(nest, mapping, target.cores)
+
+
+def _divide(nest: Nest, mapping: Mapping, cores: int) -> Mapping:
+    """Merge as few outer loops as divide evenly over the cores, or give every core several shares."""
+    loops = [k for k in mapping.order if k < nest.parallel and k not in (mapping.vector, mapping.block)]
+    counts = [nest.extents[k] for k in loops]
+    if mapping.block is not None:
+        counts.append(nest.extents[mapping.block] // mapping.block_size)
+    total = 1
+    for divided, count in enumerate(counts, 1):
+        total *= count
+        if total % cores == 0 or total >= SHARES_PER_CORE * cores:
+            return replace(mapping, team=True, divided=divided)
+    return replace(mapping, team=True, divided=len(counts) if total > 1 else 0)
+
+
+def _choose_loops(nest: Nest, target: Target) -> Mapping:
     result = nest.results[0]
     order = _by_output_stride(nest)
     if nest.scatter or result.combiner == "assign":

@@ -177,10 +177,10 @@ def _header(plan: Plan, info: ProjectInfo) -> str:
             "/* Zeroes gradients and optimizer state, and checks the arithmetic. Parameters keep their values. */",
             f"void {PREFIX}_init(void);",
             "",
-            "/* After init: 0, or what this build or machine breaks of the arithmetic that equal results rest on, a sum of",
-            "   1: separate multiplies and adds are fused (compile with -ffp-contract=off; Clang told -ffp-contract=fast",
-            "      disregards the pragmas in the sources), 2: fma rounds twice, 4: subnormal numbers are flushed to zero,",
-            "   8: the rounding mode is not to nearest. */",
+            "/* After init: 0, or what this build or machine breaks of the arithmetic that equal bits rest on:",
+            "   1: separate multiplies and adds are fused (compile with -ffp-contract=off; Clang that is told",
+            "      -ffp-contract=fast disregards the pragmas in the sources), 2: fma rounds twice,",
+            "   4: subnormal numbers are flushed to zero, 8: the rounding mode is not to nearest; or a sum of these. */",
             f"extern uint32_t {FAULTS};",
         ]
     )
@@ -280,10 +280,13 @@ def _entry_source(plan: Plan, entry: EntryPlan, choose: Callable[[Nest], Mapping
     for kernel in entry.kernels:
         text, call = _kernel(kernel, choose)
         lines.extend(["", *text])
-        calls.append(call)
+        calls.extend([call, "    tg_barrier();"] if plan.cores > 1 else [call])
     lines.extend(["", f"void {PREFIX}_{entry.name}(void)", "{", *calls])
+    alone = "if (TG_CORE == 0) " if plan.cores > 1 else ""
     for copy in entry.copies:
-        lines.append(f"    memcpy({_pointer(copy.target, None)}, {_pointer(copy.source, None)}, {copy.bytes});")
+        lines.append(f"    {alone}memcpy({_pointer(copy.target, None)}, {_pointer(copy.source, None)}, {copy.bytes});")
+    if plan.cores > 1 and entry.copies:
+        lines.append("    tg_barrier();")
     lines.extend(["}", ""])
     return "\n".join(lines)
 

@@ -103,6 +103,7 @@ class Plan:
     Attributes:
         target: name of the target.
         level: name of the memory that holds the tensors.
+        cores: how many cores execute every kernel together.
         entries: the entry points.
         persistent: storage of every persistent tensor, in a fixed order.
         constants: storage of every constant tensor.
@@ -117,6 +118,7 @@ class Plan:
     constants: list[Storage]
     arena_bytes: int
     memory: dict[str, LevelUse]
+    cores: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON-compatible data."""
@@ -126,6 +128,7 @@ class Plan:
                 level: {"peak": use.peak, "lower_bound": use.lower_bound, "capacity": use.capacity}
                 for level, use in self.memory.items()
             },
+            "cores": self.cores,
             "arena_bytes": self.arena_bytes,
             "persistent": [{"name": s.name, "bytes": s.bytes, "level": s.level} for s in self.persistent],
             "constants": [{"name": s.name, "bytes": s.bytes} for s in self.constants],

@@ -48,8 +48,9 @@ def plan_program(graphs: Sequence[Graph], target: Target) -> Plan:
             f"at least {use.lower_bound:,} bytes are alive at one moment"
         )
     return Plan(
-        target.name, memory.name, entries, list(statics.values()), list(constants.values()), arena, {memory.name: use}
-    )
+        target.name, memory.name, entries, list(statics.values()), list(constants.values()), arena,
+        {memory.name: use}, target.cores,
+    )  # fmt: skip
 
 
 def _aligned(size: int, memory: Memory) -> int:

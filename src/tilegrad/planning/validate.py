@@ -68,8 +68,8 @@ class _Replay:
             if target is not storage:
                 if target.offset is None or storage.offset is None:
                     continue
-                apart = target.offset + target.bytes <= storage.offset or storage.offset + storage.bytes <= target.offset
-                if not apart:
+                below = target.offset + target.bytes <= storage.offset
+                if not below and storage.offset + storage.bytes > target.offset:
                     raise InternalError(f"kernel {kernel.name}: {target.name} overlaps its operand {storage.name}")
                 continue
             nests = kernel.op.nests

@@ -14,6 +14,21 @@ typedef int32_t __attribute__((__may_alias__)) tg_i32;
 typedef int64_t __attribute__((__may_alias__)) tg_i64;
 typedef uint32_t __attribute__((__may_alias__)) tg_u32;
 
+/* Code for several cores is executed by all of them together: loops over TG_FIRST(n) <= i < TG_LAST(n) are divided, and
+   a barrier stands between operations. A target with cores names a header that says who and how many they are; any
+   other build runs the same code on one core. */
+#ifdef TILEGRAD_TEAM_HEADER
+#include TILEGRAD_TEAM_HEADER
+#else
+#define TG_CORE 0
+#define TG_CORES 1
+static inline void tg_barrier(void)
+{
+}
+#endif
+#define TG_FIRST(n) ((n) * TG_CORE / TG_CORES)
+#define TG_LAST(n) ((n) * (TG_CORE + 1) / TG_CORES)
+
 static inline int tg_min(int a, int b)
 {
     return a < b ? a : b;
