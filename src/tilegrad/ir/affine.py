@@ -102,6 +102,18 @@ class Affine:
             for row in lookup.index:
                 yield from row.iterators()
 
+    @property
+    def depth(self) -> int:
+        """How deep lookups are nested: 0 where there are none."""
+        return max((1 + max((row.depth for row in x.index), default=0) for x in self.lookups), default=0)
+
+    def tables(self) -> Iterator[Value]:
+        """All tensors that are read inside the index, at any depth."""
+        for lookup in self.lookups:
+            yield lookup.value
+            for row in lookup.index:
+                yield from row.tables()
+
     def substitute(self, mapping: Mapping[int, Affine] | Sequence[Affine]) -> Affine:
         """Replace every iterator by an index over another domain; mappings may leave iterators out."""
         result = Affine((), self.constant)
@@ -138,7 +150,7 @@ class Affine:
             low, high = low + min(span, 0), high + max(span, 0)
         for lookup in self.lookups:
             data = lookup.value.data
-            if data is None or not lookup.value.is_constant:
+            if data is None or not lookup.value.is_constant or not data.size:
                 return None
             ends = (lookup.coefficient * int(data.min()), lookup.coefficient * int(data.max()))
             low, high = low + min(ends), high + max(ends)
@@ -158,6 +170,8 @@ class Guard:
         return Guard(self.index.substitute(mapping), self.lower, self.upper)
 
     def always_holds(self, extents: Sequence[int] | Mapping[int, int]) -> bool:
-        """True where every point of the box satisfies the predicate."""
+        """True where every point of the box satisfies the predicate, which is so if there is none."""
+        if any(extents[iterator] == 0 for iterator in self.index.iterators()):
+            return True
         bounds = self.index.interval(extents)
         return bounds is not None and bounds[0] >= self.lower and bounds[1] < self.upper

@@ -79,6 +79,8 @@ class Domain:
     ) -> Value:
         output = temporary(self._shape(index), exprs[0].dtype, name)
         nest = self.nest((output,), index, combiner, exprs)
+        if combiner == "assign" and nest.guards and init is None:
+            raise InternalError("terms of an assignment can be missing; say with `init` what their elements contain")
         _append((output,), (nest,), init if nest.guards else None)
         return output
 
@@ -112,24 +114,34 @@ def make_nest(
 ) -> Nest:
     """A nest with the guards that its reads (and the writes of a scatter) need, and without those that always hold."""
     wanted = list(guards)
+    for guard in guards:
+        wanted.extend(_table_bounds(guard.index, extents))
     for node in sc.walk(*(expr for result in results for expr in result.exprs)):
         if node.op == "read":
             wanted.extend(_bounds(node.attr.value, node.attr.index, extents))
+        elif node.op == "index":
+            wanted.extend(_table_bounds(node.attr, extents))
     for result in results:
         wanted.extend(_bounds(result.outputs[0], result.index, extents))
-    kept = tuple(dict.fromkeys(guard for guard in wanted if not guard.always_holds(extents)))
-    return Nest(tuple(extents), parallel, kept, tuple(results), scatter)
+    # A table is read inside a guard only where the guards of its own index hold.
+    kept = sorted((guard for guard in wanted if not guard.always_holds(extents)), key=lambda guard: guard.index.depth)
+    return Nest(tuple(extents), parallel, tuple(dict.fromkeys(kept)), tuple(results), scatter)
 
 
 def _bounds(value: Value, index: Sequence[Affine], extents: Sequence[int]) -> list[Guard]:
+    """The guards that keep an access inside `value`."""
     guards = []
     for row, extent in zip(index, value.shape, strict=True):
         guard = Guard(row, 0, extent)
         if not guard.always_holds(extents):
             guards.append(guard)
-        for lookup in row.lookups:
-            guards.extend(_bounds(lookup.value, lookup.index, extents))
+        guards.extend(_table_bounds(row, extents))
     return guards
+
+
+def _table_bounds(row: Affine, extents: Sequence[int]) -> list[Guard]:
+    """The guards that keep the lookups of an index inside their tables."""
+    return [guard for lookup in row.lookups for guard in _bounds(lookup.value, lookup.index, extents)]
 
 
 def sum_of(body: Expr) -> tuple[str, tuple[Expr, ...]]:

@@ -132,12 +132,19 @@ def _make(op: str, args: tuple[Expr, ...], dtype: DType, attr: Any = None) -> Ex
 
 
 def constant(value: float | int | bool, dtype: DType) -> Expr:
-    """A literal, rounded to `dtype`."""
+    """A literal; a float is rounded to float32.
+
+    Raises:
+        ShapeError: if `dtype` is an integer type that does not hold the number.
+    """
     if dtype is DType.F32:
         with np.errstate(over="ignore"):
             return _make("const", (), dtype, float(np.float32(value)))
     if dtype is DType.BOOL:
         return _make("const", (), dtype, bool(value))
+    limits = np.iinfo(dtype.numpy.name)
+    if not limits.min <= value <= limits.max or int(value) != value:
+        raise ShapeError(f"the number {value} is not one of type {dtype.value}")
     return _make("const", (), dtype, int(value))
 
 
@@ -219,13 +226,21 @@ def select(condition: Expr, a: ExprLike, b: ExprLike) -> Expr:
 
 
 def cast(a: ExprLike, dtype: DType) -> Expr:
-    """`a` converted: float to integer truncates and clamps; anything to bool compares with zero."""
+    """`a` converted: float to integer truncates and clamps, integer to integer wraps, to bool compares with zero."""
     x = as_expr(a, dtype)
     if x.dtype is dtype:
         return x
     if x.op == "const" and x.dtype is not DType.F32:
-        return constant(x.attr, dtype)
+        return constant(_wrapped(x.attr, dtype), dtype)
     return _make("cast", (x,), dtype)
+
+
+def _wrapped(value: int, dtype: DType) -> int:
+    """An integer modulo the range of an integer type."""
+    if dtype in (DType.F32, DType.BOOL):
+        return value
+    limits = np.iinfo(dtype.numpy.name)
+    return (int(value) - limits.min) % (1 << limits.bits) + limits.min
 
 
 def power(a: ExprLike, b: ExprLike) -> Expr:
@@ -280,19 +295,20 @@ def erf(a: Expr) -> Expr:
 
 def maximum(a: ExprLike, b: ExprLike) -> Expr:
     """The larger operand; NaN propagates; a where both are equal."""
-    like = a.dtype if isinstance(a, Expr) else b.dtype if isinstance(b, Expr) else DType.F32
-    x, y = as_expr(a, like), as_expr(b, like)
-    takes_b = y > x
-    if y.dtype.is_float and y.op != "const":
-        takes_b = takes_b | y.differs(y)
-    return select(takes_b, y, x)
+    return _extremum("gt", a, b)
 
 
 def minimum(a: ExprLike, b: ExprLike) -> Expr:
     """The smaller operand; NaN propagates; a where both are equal."""
+    return _extremum("lt", a, b)
+
+
+def _extremum(better: str, a: ExprLike, b: ExprLike) -> Expr:
     like = a.dtype if isinstance(a, Expr) else b.dtype if isinstance(b, Expr) else DType.F32
     x, y = as_expr(a, like), as_expr(b, like)
-    takes_b = y < x
+    if y.op == "const" and y.attr != y.attr:
+        return y
+    takes_b = binary(better, y, x)
     if y.dtype.is_float and y.op != "const":
         takes_b = takes_b | y.differs(y)
     return select(takes_b, y, x)

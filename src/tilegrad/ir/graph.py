@@ -200,15 +200,11 @@ class Nest:
 
     def operands(self) -> list[Value]:
         """The distinct tensors it reads, those inside indices included, in a fixed order."""
-        found: dict[Value, None] = {}
-        for access in self.accesses():
-            found[access.value] = None
-        pending = [lookup for row in self.indices() for lookup in row.lookups]
-        while pending:
-            lookup = pending.pop()
-            found[lookup.value] = None
-            pending.extend(inner for row in lookup.index for inner in row.lookups)
-        return list(found)
+        return list(dict.fromkeys([access.value for access in self.accesses()] + self.tables()))
+
+    def tables(self) -> list[Value]:
+        """The distinct tensors that its indices read, in a fixed order."""
+        return list(dict.fromkeys(table for row in self.indices() for table in row.tables()))
 
 
 @dataclass(eq=False)
