@@ -230,6 +230,7 @@ def test_the_module_is_not_changed_and_may_be_exported_without_gradients_enabled
         (nn.LSTM(3, 4, num_layers=2, batch_first=True), [(2, 3, 3)]),
         (nn.GRU(3, 4, bidirectional=True), [(2, 2, 3)]),
         (nn.RNNCell(3, 4), [(2, 3)]),
+        (nn.LSTM(3, 4, proj_size=2), [(2, 2, 3)]),
         (nn.MultiheadAttention(8, 2, batch_first=True), [(2, 3, 8)] * 3),
         (nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), [(2, 3, 8)]),
         (nn.Conv1d(3, 4, 3, padding="same", padding_mode="circular"), [(2, 3, 7)]),
@@ -261,6 +262,19 @@ def test_an_unregistered_operator_is_composed_of_registered_ones(monkeypatch: py
     graph, _ = check_module(module, x, y)
     assert graph.ops[-1].origin == "addcmul"
     check_gradients(module, x, y)
+
+
+def test_a_call_that_an_operator_refuses_is_composed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*args: Any, **kwargs: Any) -> Value:
+        raise registry.UnsupportedCall("never")
+
+    registry.find_aten("")
+    monkeypatch.setitem(registry._ATEN, "aten.addcmul.default", refuses)
+    x = torch.randn(3, 4)
+    check_module(Function(lambda a: torch.addcmul(a, a, a)), x)
+    monkeypatch.setitem(registry._ATEN, "aten.mul.Tensor", refuses)
+    with pytest.raises(UnsupportedOperatorError, match=r"aten.addcmul.default \(node .*: never"):
+        import_torch(Function(lambda a: torch.addcmul(a, a, a)), [x], training=True)
 
 
 def test_every_unsupported_node_is_listed_at_once() -> None:

@@ -1,4 +1,4 @@
-"""PyTorch's own composition of an operator that is not registered, from operators that may be.
+"""PyTorch's own composition of an operator that is not registered (for such a call), from operators that may be.
 
 Only the one call is exported and decomposed; the rest of the model keeps its operators as they are.
 """
@@ -78,7 +78,7 @@ def decompose(target: OpOverload, args: Any, kwargs: Any, operands: Sequence[fx.
 
     values = [node.meta["val"] for node in operands]
     tensors = tuple(torch.zeros(tuple(value.shape), dtype=value.dtype) for value in values)
-    table = {op: rule for op, rule in _table().items() if find_aten(str(op)) is None}
+    table = {op: rule for op, rule in _table().items() if op is target or find_aten(str(op)) is None}
     if target not in table:
         return None
     try:

@@ -189,11 +189,17 @@ class Walk:
         if adapter is None:
             found = self._decomposed(node, target, args, kwargs)
         else:
-            found = self._cut(lambda: _call_adapter(adapter, target, _read(args), _read(kwargs)))
+            try:
+                found = self._cut(lambda: _call_adapter(adapter, target, _read(args), _read(kwargs)))
+            except UnsupportedCall as refusal:
+                try:
+                    found = self._decomposed(node, target, args, kwargs)
+                except UnsupportedCall:
+                    raise refusal from None
         return _conform(node, target, found, node.meta.get("val"))
 
     def _decomposed(self, node: fx.Node, target: OpOverload, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """An operator that is not registered, as PyTorch's own composition of others."""
+        """An operator that is not registered, or not for these arguments, as PyTorch's own composition of others."""
         if self._nested:
             raise UnsupportedCall("")
         operands = dict(_operands((node.args, node.kwargs), (args, kwargs)))
