@@ -16,7 +16,7 @@ from torch import nn
 from tilegrad.errors import UserError
 from tilegrad.frontends.torch_export import import_torch
 from tilegrad.interpreter.execute import initial, run
-from tilegrad.ir.graph import Graph, Value
+from tilegrad.ir.graph import Graph, ReshapeOp, StructuredOp, Value
 from tilegrad.training.assemble import TrainingProgram, assemble, select_trainable
 from tilegrad.training.losses import CrossEntropy
 from tilegrad.training.optimizers import SGD
@@ -170,9 +170,7 @@ def make_net(seed: int = 0, **options: Any) -> Net:
 
 def make_batches(count: int = 3, seed: int = 0, size: int = 10) -> list[tuple[Array, Array]]:
     rng = np.random.default_rng(seed)
-    return [
-        (rng.normal(size=(size, 6)).astype(np.float32), rng.integers(0, 4, size)) for _ in range(count)
-    ]
+    return [(rng.normal(size=(size, 6)).astype(np.float32), rng.integers(0, 4, size)) for _ in range(count)]
 
 
 def make_build(
@@ -212,3 +210,16 @@ def standard_build(**options: Any) -> tuple[Net, FakeBuild]:
     """The network and its build, made once; give faults to copies only."""
     net = make_net()
     return net, make_build(net, **options)
+
+
+def drop_term(graph: Graph, gradient: Value) -> None:
+    """Shorten the sum that defines a gradient by its last term."""
+    for op in graph.ops:
+        if isinstance(op, ReshapeOp) and op.output is gradient:
+            return drop_term(graph, op.source)
+        if isinstance(op, StructuredOp) and gradient in op.outputs:
+            nest = op.nests[0]
+            assert len(nest.extents) > nest.parallel
+            op.nests = (replace(nest, extents=(*nest.extents[:-1], nest.extents[-1] - 1)),)
+            return
+    raise AssertionError("no operation defines the gradient")

@@ -42,8 +42,9 @@ def first_update(optimizer: Any, rate: float, clip_norm: float | None, kind: str
         factor = 1.0 if clip_norm is None else clip_coefficient(global_norm(gradients), clip_norm)
         after = {}
         for name, gradient in gradients.items():
-            w, g = weights[name].astype(kind), (gradient * factor).astype(kind)
-            after[name] = optimizer.replay(w, g, rate, 1, {})[0].astype(kind)
+            with np.errstate(all="ignore"):  # what is not finite is found by the comparison
+                w, g = weights[name].astype(kind), (gradient * factor).astype(kind)
+                after[name] = optimizer.replay(w, g, rate, 1, {})[0].astype(kind)
         return after
 
     return update
