@@ -180,7 +180,7 @@ def _header(plan: Plan, info: ProjectInfo) -> str:
             "/* After init: 0, or what this build or machine breaks of the arithmetic that equal bits rest on:",
             "   1: separate multiplies and adds are fused (compile with -ffp-contract=off; Clang that is told",
             "      -ffp-contract=fast disregards the pragmas in the sources), 2: fma rounds twice,",
-            "   4: subnormal numbers are flushed to zero, 8: the rounding mode is not to nearest; or a sum of these. */",
+            "   4: subnormal numbers are flushed to zero, 8: the rounding mode is not to nearest; or a sum. */",
             f"extern uint32_t {FAULTS};",
         ]
     )

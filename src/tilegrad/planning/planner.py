@@ -11,7 +11,7 @@ from tilegrad.ir.graph import Graph, ReshapeOp, StructuredOp, Value
 from tilegrad.ir.types import Kind
 from tilegrad.planning.allocate import Buffer, allocate, lower_bound
 from tilegrad.planning.plan import Copy, EntryPlan, Kernel, LevelUse, Plan, Storage
-from tilegrad.planning.schedule import schedule_updates
+from tilegrad.planning.schedule import last_readers, schedule_updates, with_sources
 from tilegrad.targets.base import Memory, Target
 from tilegrad.transforms.inline import reads_of
 
@@ -59,19 +59,20 @@ def _aligned(size: int, memory: Memory) -> int:
 
 @dataclass
 class _Names:
-    """C identifiers from names that are data: sanitised, unique, of bounded length."""
+    """C identifiers from names that are data: sanitised, of bounded length, unique whatever their case."""
 
-    taken: dict[str, int] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def unique(self, name: str) -> str:
         base = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:60] or "t"
         if base[0].isdigit():
             base = f"t_{base}"
-        candidate, count = base, 1
-        while candidate.lower() in self.taken:
+        count = self.counts.get(base.lower(), 0) + 1
+        while (candidate := base if count == 1 else f"{base}_{count}").lower() in self.taken:
             count += 1
-            candidate = f"{base}_{count}"
-        self.taken[candidate.lower()] = count
+        self.counts[base.lower()] = count
+        self.taken.add(candidate.lower())
         return candidate
 
 
@@ -113,7 +114,7 @@ def _assign_storages(
 ) -> tuple[dict[Value, Storage], list[Copy]]:
     """Decide which values share memory: views, state replaced in place, dying operands overwritten."""
     homes = dict(statics)
-    readers = _last_readers(graph)
+    readers = _readers(graph)
     direct = _direct_stores(graph, readers)
     for position, op in enumerate(graph.ops):
         if isinstance(op, ReshapeOp):
@@ -133,31 +134,29 @@ def _assign_storages(
             raise InternalError(f"{store.value.name} is stored but never computed")
         if homes[store.value] is not homes[store.target]:
             copies.append(Copy(homes[store.target], homes[store.value], store.target.bytes))
-    written = [copy.target for copy in copies]
-    if any(copy.source in written for copy in copies):
-        raise InternalError("two stores exchange persistent tensors")
-    return homes, copies
+    return homes, _ordered(copies)
 
 
-def _last_readers(graph: Graph) -> dict[Value, int]:
-    """The last operation that reads each value, itself or through a view."""
-    last: dict[Value, int] = {}
-    behind: dict[Value, Value] = {}
-    for position, op in enumerate(graph.ops):
-        if isinstance(op, ReshapeOp):
-            behind[op.output] = op.source
-            continue
-        for operand in op.operands:
-            value: Value | None = operand
-            while value is not None:
-                last[value] = position
-                value = behind.get(value)
-    end = len(graph.ops)
+def _ordered(copies: list[Copy]) -> list[Copy]:
+    """Copies in an order in which none overwrites what another one still reads."""
+    ordered: list[Copy] = []
+    while copies:
+        sources = {copy.source for copy in copies}
+        ready = [copy for copy in copies if copy.target not in sources]
+        if not ready:
+            raise InternalError(f"stores exchange the contents of {', '.join(copy.target.name for copy in copies)}")
+        ordered.extend(ready)
+        copies = [copy for copy in copies if copy not in ready]
+    return ordered
+
+
+def _readers(graph: Graph) -> dict[Value, int]:
+    """The last operation that reads each value, itself or through a view; stores read behind the last one."""
+    last = last_readers(graph.ops)
+    views = {op.output: op.source for op in graph.ops if isinstance(op, ReshapeOp)}
     for store in graph.stores:
-        value = store.value
-        while value is not None:
-            last[value] = end
-            value = behind.get(value)
+        for value in with_sources(store.value, views):
+            last[value] = len(graph.ops)
     return last
 
 
@@ -168,13 +167,17 @@ def _direct_stores(graph: Graph, readers: dict[Value, int]) -> dict[Value, Value
     views = {op.source for op in graph.ops if isinstance(op, ReshapeOp)}
     direct: dict[Value, Value] = {}
     for store in graph.stores:
-        op = producer.get(store.value)
-        if not isinstance(op, StructuredOp) or store.value in direct or store.target.bytes != store.value.bytes:
+        value = store.value
+        op = producer.get(value)
+        while isinstance(op, ReshapeOp):  # what the target takes is a view: then the tensor behind it moves there
+            value = op.source
+            op = producer.get(value)
+        if not isinstance(op, StructuredOp) or value in direct or store.target.bytes != value.bytes:
             continue
         at = position[id(op)]
         last = readers.get(store.target, -1)
-        if last < at or (last == at and store.target not in views and _overwrites(op, store.value, store.target)):
-            direct[store.value] = store.target
+        if last < at or (last == at and store.target not in views and _overwrites(op, value, store.target)):
+            direct[value] = store.target
     return direct
 
 
@@ -186,7 +189,7 @@ def _overwrites(op: StructuredOp, output: Value, operand: Value) -> bool:
         return False
     nest = op.nests[0]
     index = nest.results[0].index
-    if any(lookup.value is operand for row in nest.indices() for lookup in row.lookups):
+    if operand in nest.tables():
         return False
     return all(read == index for read in reads_of(op, operand))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tilegrad.ir.graph import Graph, Op, Value
+from collections.abc import Iterator, Sequence
+
+from tilegrad.ir.graph import Graph, Op, ReshapeOp, Value
 
 
 def schedule_updates(graph: Graph) -> None:
@@ -16,26 +18,41 @@ def schedule_updates(graph: Graph) -> None:
     fixed, moving = graph.ops[:first], graph.ops[first:]
     if any(op.phase != "optimizer" for op in moving):
         return
-    position: dict[Value, int] = {}
-    last_reader: dict[Value, int] = {}
-    for k, op in enumerate(fixed):
-        for output in op.outputs:
-            position[output] = k
-        for operand in op.operands:
-            last_reader[operand] = k
+    position = {output: k for k, op in enumerate(fixed) for output in op.outputs}
+    readers = last_readers(fixed)
     behind: dict[int, list[Op]] = {}
     for op in moving:
         ready = max((position.get(operand, -1) for operand in op.operands), default=-1)
         for output in op.outputs:
             if output in replaces:
-                ready = max(ready, last_reader.get(replaces[output], -1))
+                ready = max(ready, readers.get(replaces[output], -1))
         for output in op.outputs:
             position[output] = ready
         for operand in op.operands:
-            last_reader[operand] = max(last_reader.get(operand, -1), ready)
+            readers[operand] = max(readers.get(operand, -1), ready)
         behind.setdefault(ready, []).append(op)
     ordered: list[Op] = list(behind.get(-1, []))
     for k, op in enumerate(fixed):
         ordered.append(op)
         ordered.extend(behind.get(k, []))
     graph.ops = ordered
+
+
+def last_readers(ops: Sequence[Op]) -> dict[Value, int]:
+    """Position of the last operation that reads each value, itself or through views."""
+    last: dict[Value, int] = {}
+    views = {op.output: op.source for op in ops if isinstance(op, ReshapeOp)}
+    for position, op in enumerate(ops):
+        if not isinstance(op, ReshapeOp):
+            for operand in op.operands:
+                for value in with_sources(operand, views):
+                    last[value] = position
+    return last
+
+
+def with_sources(value: Value, views: dict[Value, Value]) -> Iterator[Value]:
+    """A value and, where it is a view, what is behind it."""
+    yield value
+    while value in views:
+        value = views[value]
+        yield value

@@ -62,7 +62,7 @@ class TrainingProgram:
 
 
 def select_trainable(graph: Graph, patterns: str | Sequence[str], frozen: Sequence[str] = ()) -> dict[str, Value]:
-    """The parameters that the globs choose.
+    """The parameters that the globs choose, without those that the model itself freezes.
 
     Args:
         graph: the model.
@@ -88,10 +88,15 @@ def select_trainable(graph: Graph, patterns: str | Sequence[str], frozen: Sequen
     chosen = {
         name: value
         for name, value in graph.parameters.items()
-        if any(matches(name, p) for p in listed) and not any(matches(name, p) for p in frozen)
+        if any(matches(name, p) for p in listed)
+        and not any(matches(name, p) for p in frozen)
+        and name not in graph.frozen
     }
     if not chosen:
-        raise UserError("nothing is left to train: the model has no parameters, or all of them are frozen")
+        raise UserError(
+            "nothing is left to train: the model has no parameters, or all of them are frozen (requires_grad=False"
+            " counts as frozen)"
+        )
     return chosen
 
 
@@ -157,7 +162,8 @@ def assemble(
     for name, gradient in named.items():
         buffer = Value(f"{name}.grad", gradient.shape, DType.F32, Kind.GRADIENT)
         program.gradient_buffers[name] = buffer
-        value = gradient if accumulate == 1 else _continue_chain(train, gradient, buffer)
+        shared = sum(other is gradient for other in named.values()) > 1
+        value = gradient if accumulate == 1 else _continue_chain(train, gradient, buffer, shared=shared)
         train.stores.append(Store(buffer, value))
     optimize = Graph("optimize")
     held: dict[str, Value] = dict(program.gradient_buffers)
@@ -190,13 +196,13 @@ def _update(
     program.optimizer_state.extend(seen)
 
 
-def _continue_chain(graph: Graph, gradient: Value, buffer: Value) -> Value:
+def _continue_chain(graph: Graph, gradient: Value, buffer: Value, *, shared: bool) -> Value:
     """Gradient accumulation: the sum goes on where the last micro-batch ended.
 
-    Where the gradient is one sum that nothing else reads, its chain of additions starts from the buffer; elsewhere the
-    finished gradient is added.
+    Where the gradient is one sum that nothing else reads, its chain of additions starts from the buffer; elsewhere,
+    and where it is `shared` by several parameters, the finished gradient is added.
     """
-    readers = sum(gradient in op.operands for op in graph.ops) + sum(s.value is gradient for s in graph.stores)
+    readers = sum(gradient in op.operands for op in graph.ops) + sum(s.value is gradient for s in graph.stores) + shared
     producer = graph.producers().get(gradient)
     if readers == 0 and isinstance(producer, StructuredOp) and producer.init is None and len(producer.nests) == 1:
         nest = producer.nests[0]
