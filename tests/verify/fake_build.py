@@ -223,3 +223,8 @@ def drop_term(graph: Graph, gradient: Value) -> None:
             op.nests = (replace(nest, extents=(*nest.extents[:-1], nest.extents[-1] - 1)),)
             return
     raise AssertionError("no operation defines the gradient")
+
+
+def change(name: str, function: Callable[[Array], Array]) -> Callable[[Arrays], Arrays]:
+    """A fault: one tensor changed."""
+    return lambda arrays: arrays | {name: np.asarray(function(arrays[name]), np.float32)}

@@ -15,6 +15,7 @@ from tests.verify.fake_build import (
     Arrays,
     FakeBuild,
     Run,
+    change,
     drop_term,
     make_batches,
     make_build,
@@ -57,10 +58,6 @@ def test_the_untouched_program_passes(optimizer: Any) -> None:
     assert all(abs(row.difference) < 0.5 * row.allowed for row in verification.losses)
     assert {row.name for row in verification.gradients} == {name for name, _ in net.named_parameters()}
     assert {row.name for row in verification.statistics} == {"norm.running_mean", "norm.running_var"}
-
-
-def change(name: str, function: Callable[[Array], Array]) -> Callable[[Arrays], Arrays]:
-    return lambda arrays: arrays | {name: np.asarray(function(arrays[name]), np.float32)}
 
 
 def one_element(value: float) -> Callable[[Array], Array]:

@@ -66,7 +66,7 @@ def error_table(verification: Verification, limit: int | None = 12) -> Table:
     groups: dict[str, dict[str, TensorRow]] = {}
     for row in verification.tensors:
         groups.setdefault(row.name, {})[row.what] = row
-    order = sorted(groups, key=lambda name: -_rank(groups[name].values()))
+    order = sorted(groups, key=lambda name: _rank(groups[name].values()), reverse=True)
     failing = sum(not all(row.ok for row in rows.values()) for rows in groups.values())
     shown = order if limit is None else order[: max(limit, failing)]
     table = Table(title="Worst errors by tensor", title_justify="left")
@@ -77,7 +77,7 @@ def error_table(verification: Verification, limit: int | None = 12) -> Table:
         rows = groups[name]
         gradient, step = rows.get("gradient"), rows.get("optimizer")
         value = next((rows[what] for what in ("weight", "statistic", "frozen") if what in rows), None)
-        share = _rank(rows.values())
+        share = _rank(rows.values())[1]
         table.add_row(
             Text(name),
             _number(gradient, "rms"), _number(gradient, "float32_rms"), _number(step, "error"),
@@ -199,15 +199,15 @@ def _json(number: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-def _rank(rows: Iterable[TensorRow]) -> float:
+def _rank(rows: Iterable[TensorRow]) -> tuple[bool, float]:
     """Worst first: what fails, then what uses most of what is granted.
 
     One step of the optimizer always uses half of it, the rounding of the weight, and says nothing while it passes.
     """
     listed = list(rows)
-    if not all(row.ok for row in listed):
-        return math.inf
-    return max((row.share for row in listed if row.what != "optimizer"), default=0.0)
+    shares = [row.share for row in listed if row.what != "optimizer" or not row.ok]
+    largest = max((math.inf if math.isnan(share) else share for share in shares), default=0.0)
+    return not all(row.ok for row in listed), largest
 
 
 def _number(row: TensorRow | None, field: str) -> str:
