@@ -187,18 +187,20 @@ class _Run:
                 start = np.broadcast_to(start.reshape(start.shape[: self.nest.parallel]), parallel)
                 total = total + (np.abs(start) if magnitude else start)
             return (total,)
-        term = self.full(self.value(result.exprs[0])).reshape(*parallel, -1)
-        mask = None if self.mask is None else self.full(self.mask).reshape(*parallel, -1)
+        flat = (*parallel, math.prod(self.nest.extents[self.nest.parallel :]))
+        term = self.full(self.value(result.exprs[0])).reshape(flat)
+        mask = None if self.mask is None else self.full(self.mask).reshape(flat)
         position = _first_maximum(term, mask)
-        largest = np.take_along_axis(term, position[..., None], -1)[..., 0]
-        if mask is not None:
-            largest = np.where(mask.any(-1), largest, -np.inf)
-        return (largest,) if result.combiner == "max" else (largest, position.astype(np.int32))
+        if not term.size:  # there is nothing to take
+            return (np.full(parallel, _least(term)), position)[: len(result.outputs)]
+        largest = np.take_along_axis(term, np.maximum(position, 0)[..., None], -1)[..., 0]
+        largest = np.where(position < 0, _least(term), largest) if mask is not None else largest
+        return (largest, position)[: len(result.outputs)]
 
     def _total(self, terms: list[Array], axes: tuple[int, ...], magnitude: bool) -> Array:
         if magnitude:
             terms = [np.abs(term) for term in terms]
-        if len(terms) == 1:
+        if len(terms) == 1 or 0 in self.nest.extents:
             return np.asarray(self.full(terms[0]).sum(axes))
         letters = "abcdefghijklmnopqrstuvwxyz"[: len(self.nest.extents)]
         kept = letters[: self.nest.parallel]
@@ -227,12 +229,24 @@ class _Run:
 
 
 def _first_maximum(term: Array, mask: Array | None) -> Array:
-    """Position of the first maximum along the last axis; NaN counts as the largest, masked terms do not exist."""
+    """i32 position of the first maximum along the last axis; -1 where there is no term.
+
+    NaN counts as the largest; masked terms do not exist.
+    """
+    if not term.size:
+        return np.full(term.shape[:-1], -1, np.int32)
     if mask is None:
-        return np.asarray(np.argmax(term, -1))
-    position = np.argmax(np.where(mask, term, -np.inf), -1)
+        return np.asarray(np.argmax(term, -1)).astype(np.int32)
+    position = np.argmax(np.where(mask, term, _least(term)), -1)
     exists = np.take_along_axis(mask, position[..., None], -1)[..., 0]
-    return np.asarray(np.where(exists, position, np.argmax(mask, -1)))
+    # Where all existing terms are minus infinity, the first existing one.
+    position = np.where(exists, position, np.argmax(mask, -1))
+    return np.where(mask.any(-1), position, -1).astype(np.int32)
+
+
+def _least(term: Array) -> Any:
+    """What a maximum without terms is."""
+    return term.dtype.type(-np.inf if term.dtype.kind == "f" else np.iinfo(term.dtype).min)
 
 
 def _cast(array: Array, dtype: DType, working: type[np.floating[Any]]) -> Array:
@@ -240,10 +254,12 @@ def _cast(array: Array, dtype: DType, working: type[np.floating[Any]]) -> Array:
         return array.astype(working)
     if dtype is DType.BOOL:
         return np.asarray(array != 0)
-    if array.dtype.kind == "f" and dtype is not DType.U32:
+    if array.dtype.kind == "f":
         info = np.iinfo(dtype.numpy.name)
-        clipped = np.clip(np.nan_to_num(np.trunc(array), nan=0.0), info.min, info.max)
-        return np.asarray(clipped.astype(dtype.numpy))
+        top = float(info.max) + 1.0 if info.bits < 64 else 2.0**63  # exact in every float type, unlike the maximum
+        inside = (array > info.min - 1.0) & (array < top)
+        whole = np.where(inside, np.trunc(array), 0).astype(dtype.numpy)
+        return np.where(array >= top, info.max, np.where(array < info.min, info.min, whole)).astype(dtype.numpy)
     return np.asarray(array.astype(dtype.numpy))
 
 

@@ -122,6 +122,9 @@ _INTERNED: weakref.WeakValueDictionary[tuple[object, ...], Expr] = weakref.WeakV
 
 
 def _make(op: str, args: tuple[Expr, ...], dtype: DType, attr: Any = None) -> Expr:
+    if op in COMPARISONS and args[0] is args[1] and not args[0].dtype.is_float:
+        # An integer compared with itself: C compilers take it for a mistake.
+        return constant(op in ("le", "ge", "eq"), DType.BOOL)
     # repr keeps -0.0 and 0.0, and NaN and NaN, apart and together as bits demand.
     key = (op, *map(id, args), dtype, repr(attr) if op == "const" else attr)
     found = _INTERNED.get(key)

@@ -120,8 +120,8 @@ def _nest_gradients(
         roots = [(result.exprs[0], seed)]
     else:
         raise InternalError(f"no gradient is derived for the combiner {result.combiner!r}")
-    if nest.scatter and any(row.lookups for row in result.index):
-        pass  # the seed is gathered at the same looked-up index: nothing else changes
+    if result.start is not None:
+        raise InternalError("no gradient is derived for a sum that starts from a tensor")
     found = scalar_gradients(roots, needs)
     return [
         (access.value, scatter_gradient(access.value, access.index, nest.extents, nest.parallel, nest.guards, body))
@@ -201,7 +201,8 @@ def gradients(graph: Graph, loss: Value, seed: Value, wrt: Sequence[Value]) -> d
                     tape.add(op.source, reshape(gradient, op.source.shape))
                 continue
             _differentiate(op, tape)
-    found = {value: tape.total(value) for value in wrt}
+    with graph.scope(phase="backward"):
+        found = {value: tape.total(value) for value in wrt}
     return {value: gradient for value, gradient in found.items() if gradient is not None}
 
 

@@ -21,7 +21,20 @@ from tilegrad.ir.graph import Nest, Result, StructuredOp, Value, current_graph
 
 @dataclass(frozen=True)
 class _State:
-    """Contributions on the way to nests: iterators of the old domain and fresh ones share one numbering."""
+    """Contributions on the way to nests: iterators of the old domain and fresh ones share one numbering.
+
+    Attributes:
+        extents: of all iterators.
+        parallel_before: iterators that were parallel in the forward operation.
+        rows: the element that a point contributes to.
+        guards: where the contribution exists.
+        body: the contribution.
+        outputs: iterators that have become those of the gradient's elements.
+        eliminated: iterators that were solved for.
+        stands_for: pairs of the taps of a residue and the old iterator whose place in the order they take.
+        index: the rows settled so far, over `outputs`.
+        scatter: whether one of them could not be solved.
+    """
 
     extents: dict[int, int]
     parallel_before: frozenset[int]
@@ -30,6 +43,7 @@ class _State:
     body: Expr
     outputs: tuple[int, ...] = ()
     eliminated: frozenset[int] = frozenset()
+    stands_for: tuple[tuple[int, int], ...] = ()
     index: tuple[Affine, ...] = ()
     scatter: bool = False
 
@@ -103,6 +117,8 @@ def _solve(state: _State, axis: int, extent: int) -> list[_State]:
     parallel_unit = [i for i in unit if i in state.parallel_before]
     if row.lookups:
         return [_scatter(state, row)]
+    if not row.terms and not inside:
+        return []  # no point reads an element
     if inside and not free:
         return [state.defines(row)]  # a constant, or a diagonal whose iterators other axes own
     if inside and len(free) == len(row.terms) and _is_mixed_radix(free, state.extents):
@@ -169,6 +185,7 @@ def _split_by_residue(state: _State, row: Affine, extent: int) -> list[_State] |
         tap: Affine = Affine()
         if taps > 1:
             piece, u = piece.fresh(taps)
+            piece = replace(piece, stands_for=(*piece.stands_for, (u, w if r is None else r)))
             tap = Affine.iterator(u)
         solved_w = Affine.iterator(q) + (t - c - d * r0) // s - tap * (d // h)
         w_extent = piece.extents[w]
@@ -198,4 +215,6 @@ def _nest(state: _State, output: Value) -> Nest:
 
 def _reduction_order(state: _State, used: set[int]) -> list[int]:
     """Iterators that are left over, in declared order; the taps of a residue stand where their axis stood."""
-    return [i for i in sorted(state.extents) if i not in used and i not in state.eliminated]
+    place = dict(state.stands_for)
+    left = [i for i in state.extents if i not in used and i not in state.eliminated]
+    return sorted(left, key=lambda i: (place.get(i, i), i))

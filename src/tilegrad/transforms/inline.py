@@ -164,7 +164,7 @@ def linear_index(value: Value, index: Sequence[Affine]) -> Affine:
 
 def delinearise(flat: Affine, shape: Sequence[int], extents: Sequence[int]) -> tuple[Affine, ...] | None:
     """Split a flat position into one index per axis, or None where no affine split is valid on the whole box."""
-    if flat.lookups:
+    if flat.lookups or 0 in shape:
         return None
     rows: list[Affine] = []
     rest, stride = flat, 1
