@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import tilegrad as tg
 from tests.cli_harness import invoke
 from tests.docs.blocks import DOCS, blocks
+
+import tilegrad as tg
 from tilegrad.cli.userfile import load_factory
 
 PAGE = DOCS / "c-api.md"
