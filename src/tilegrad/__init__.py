@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tilegrad.errors import (
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from tilegrad.targets import register_target
     from tilegrad.training import losses
     from tilegrad.training import optimizers as optim
-    from tilegrad.verify import verify
+    from tilegrad.verification import verify
 
 __version__ = "0.1.0"
 
@@ -48,7 +46,7 @@ _LAZY = {
     "optim": ("tilegrad.training.optimizers", ""),
     "planning": ("tilegrad.planning", ""),
     "register_target": ("tilegrad.targets", "register_target"),
-    "verify": ("tilegrad.verify", "verify"),
+    "verify": ("tilegrad.verification", "verify"),
 }
 
 __all__ = [
@@ -86,14 +84,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
-
-
-class _Package(ModuleType):
-    """The type of this package: `verify` stays the function when the subpackage of that name is imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name == "verify" and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

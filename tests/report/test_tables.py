@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from tests.verify.fake_build import change, make_batches, standard_build
+from tests.verification.fake_build import change, make_batches, standard_build
 
 from tilegrad.report.tables import (
     error_table,
@@ -19,7 +19,7 @@ from tilegrad.report.tables import (
     to_json,
     verdict_lines,
 )
-from tilegrad.verify import Verification, verify
+from tilegrad.verification import Verification, verify
 
 BATCHES = make_batches()
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tilegrad.cli.job import Outcome
 from tilegrad.report.tables import error_table, loss_table, memory_table, to_json, verdict_lines
-from tilegrad.verify import Verification
+from tilegrad.verification import Verification
 
 #: Columns where the output is no terminal: wide enough for every table, so that nothing is cut off in a log.
 _WIDTH = 120

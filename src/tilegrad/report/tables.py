@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from rich.table import Table
 from rich.text import Text
 
-from tilegrad.verify.compare import TensorRow
-from tilegrad.verify.verification import Verification
+from tilegrad.verification.compare import TensorRow
+from tilegrad.verification.verification import Verification
 
 
 class LevelUse(Protocol):

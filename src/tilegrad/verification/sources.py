@@ -10,9 +10,9 @@ import numpy as np
 
 from tilegrad.interpreter.execute import initial
 from tilegrad.ir.graph import Graph, Value
-from tilegrad.verify.graph_reference import Float, TrainingGraph, train_graph
-from tilegrad.verify.replay import Update, first_torch_update, first_update
-from tilegrad.verify.trajectory import Array, Job, Perturbation, Trajectory
+from tilegrad.verification.graph_reference import Float, TrainingGraph, train_graph
+from tilegrad.verification.replay import Update, first_torch_update, first_update
+from tilegrad.verification.trajectory import Array, Job, Perturbation, Trajectory
 
 
 class BuildLike(Protocol):
@@ -104,7 +104,7 @@ def torch_source(model: Any, build: BuildLike) -> Source:
     """PyTorch as the reference."""
     import torch
 
-    from tilegrad.verify.reference import train_torch
+    from tilegrad.verification.reference import train_torch
 
     graph = build.training_graph
     parameters = _spellings(model.named_parameters, {*graph.parameters, *build.trainable_names}, build.model_aliases)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilegrad.verify.trajectory import Array, Trajectory
+from tilegrad.verification.trajectory import Array, Trajectory
 
 TINY = float(np.finfo(np.float32).tiny)
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.verify.fake_build import make_batches, standard_build
+from tests.verification.fake_build import make_batches, standard_build
 
 from tilegrad.interpreter.execute import run
 from tilegrad.ir import expr as sc
 from tilegrad.ir.builder import Domain, elementwise, lookup, reduce_max, reduce_sum, reshape, transpose
 from tilegrad.ir.graph import Graph, Value
 from tilegrad.ir.types import DType, Kind
-from tilegrad.verify.scale import Scale, Scales
+from tilegrad.verification.scale import Scale, Scales
 
 RANDOM = np.random.default_rng(0)
 X, W = RANDOM.normal(size=(4, 6)), RANDOM.normal(size=(6, 5))

@@ -15,8 +15,8 @@ from tilegrad.interpreter.execute import Environment, initial, run
 from tilegrad.ir.graph import Graph, Value
 from tilegrad.ir.types import Kind
 from tilegrad.training.clipping import clip_coefficient
-from tilegrad.verify.scale import Scales
-from tilegrad.verify.trajectory import Array, Job, Perturbation, Trajectory
+from tilegrad.verification.scale import Scales
+from tilegrad.verification.trajectory import Array, Job, Perturbation, Trajectory
 
 Float = type[np.floating[Any]]
 
@@ -53,7 +53,7 @@ class TrainingGraph:
 
 
 def train_graph(program: TrainingGraph, job: Job, dtype: Float, perturbation: Perturbation | None = None) -> Trajectory:
-    """Train by interpreting the training graph; see `tilegrad.verify.reference.train_torch`."""
+    """Train by interpreting the training graph; see `tilegrad.verification.reference.train_torch`."""
     return _Trainer(program, job, dtype, perturbation).run()
 
 

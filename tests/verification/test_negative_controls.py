@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.verify.fake_build import (
+from tests.verification.fake_build import (
     Array,
     Arrays,
     FakeBuild,
@@ -26,7 +26,7 @@ from tests.verify.fake_build import (
 from tilegrad.errors import UserError
 from tilegrad.ir.graph import StructuredOp
 from tilegrad.training.optimizers import SGD, Adam, AdamW
-from tilegrad.verify import Verification, verify
+from tilegrad.verification import Verification, verify
 
 BATCHES = make_batches()
 MOMENTUM = SGD(lr=0.05, momentum=0.9)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tilegrad.errors import UserError
-from tilegrad.verify.compare import (
+from tilegrad.verification.compare import (
     TINY,
     LossRow,
     Spread,
@@ -20,16 +20,16 @@ from tilegrad.verify.compare import (
     compare_tensor,
     failed_row,
 )
-from tilegrad.verify.graph_reference import (
+from tilegrad.verification.graph_reference import (
     Direction,
     GradientScales,
     central_differences,
     gradient_scales,
 )
-from tilegrad.verify.replay import UpdateSize, compare_update
-from tilegrad.verify.sources import BuildLike, Source, graph_source, is_module, torch_source, training_graph
-from tilegrad.verify.tolerances import EPS, Tolerances
-from tilegrad.verify.trajectory import (
+from tilegrad.verification.replay import UpdateSize, compare_update
+from tilegrad.verification.sources import BuildLike, Source, graph_source, is_module, torch_source, training_graph
+from tilegrad.verification.tolerances import EPS, Tolerances
+from tilegrad.verification.trajectory import (
     Array,
     Batches,
     Job,

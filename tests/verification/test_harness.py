@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 
 import numpy as np
-from tests.verify.fake_build import change, make_batches, standard_build
+from tests.verification.fake_build import change, make_batches, standard_build
 
-from tilegrad.verify import verify
-from tilegrad.verify.harness import harness_lines
+from tilegrad.verification import verify
+from tilegrad.verification.harness import harness_lines
 
 LOSS = re.compile(r"\[loss (\d+)\] computed=(-?\d+\.\d{6})  ref=(-?\d+\.\d{6})  diff=(\d+\.\d{6})")
 ERRORS = re.compile(r"Errors: (\d+) out of (\d+)")

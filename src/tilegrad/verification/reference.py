@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilegrad.errors import UserError
-from tilegrad.verify.trajectory import Array, Job, Perturbation, Trajectory
+from tilegrad.verification.trajectory import Array, Job, Perturbation, Trajectory
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ class _Trainer:
         import torch
         from torch.utils._pytree import tree_leaves
 
-        from tilegrad.verify.random_numbers import ProgramMasks
+        from tilegrad.verification.random_numbers import ProgramMasks
 
         try:
             with ProgramMasks(self.job.seed, number):

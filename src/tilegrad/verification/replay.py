@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from tilegrad.training.clipping import clip_coefficient
-from tilegrad.verify.compare import TINY, TensorRow, compare_tensor
-from tilegrad.verify.graph_reference import global_norm
-from tilegrad.verify.tolerances import EPS, Tolerances
-from tilegrad.verify.trajectory import Array
+from tilegrad.verification.compare import TINY, TensorRow, compare_tensor
+from tilegrad.verification.graph_reference import global_norm
+from tilegrad.verification.tolerances import EPS, Tolerances
+from tilegrad.verification.trajectory import Array
 
 Tensors = Mapping[str, Array]
 #: From weights and gradients to the weights after the first step.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilegrad.verify.verification import Verification
+from tilegrad.verification.verification import Verification
 
 
 def harness_lines(verification: Verification, run: Any, weight_bytes: int) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tests.verify.fake_build import change, make_build
+from tests.verification.fake_build import change, make_build
 from torch import nn
 
 from tilegrad.training.losses import MSE
 from tilegrad.training.optimizers import SGD, Adam
-from tilegrad.verify import verify
+from tilegrad.verification import verify
 
 
 class Kink(nn.Module):

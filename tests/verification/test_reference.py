@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.verify.fake_build import FakeBuild, drop_term, make_batches, make_build, make_net, standard_build
+from tests.verification.fake_build import FakeBuild, drop_term, make_batches, make_build, make_net, standard_build
 from torch import nn
 from torch.nn import functional
 
 from tilegrad.errors import UserError
 from tilegrad.operators.random import dropout_mask
 from tilegrad.training.optimizers import SGD, Adam
-from tilegrad.verify.graph_reference import TrainingGraph, central_differences, gradient_scales, train_graph
-from tilegrad.verify.random_numbers import ProgramMasks
-from tilegrad.verify.reference import train_torch
-from tilegrad.verify.trajectory import Job, Perturbation, Trajectory, learning_rates, prepare_batches
+from tilegrad.verification.graph_reference import TrainingGraph, central_differences, gradient_scales, train_graph
+from tilegrad.verification.random_numbers import ProgramMasks
+from tilegrad.verification.reference import train_torch
+from tilegrad.verification.trajectory import Job, Perturbation, Trajectory, learning_rates, prepare_batches
 
 SEED = (5, 9)
 

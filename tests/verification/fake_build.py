@@ -20,8 +20,8 @@ from tilegrad.ir.graph import Graph, ReshapeOp, StructuredOp, Value
 from tilegrad.training.assemble import TrainingProgram, assemble, select_trainable
 from tilegrad.training.losses import CrossEntropy
 from tilegrad.training.optimizers import SGD
-from tilegrad.verify.reference import freeze_batch_norm
-from tilegrad.verify.trajectory import learning_rates, prepare_batches
+from tilegrad.verification.reference import freeze_batch_norm
+from tilegrad.verification.trajectory import learning_rates, prepare_batches
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
