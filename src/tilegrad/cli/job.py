@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tilegrad.cli.progress import Progress
     from tilegrad.cli.samples import Samples
     from tilegrad.cli.source import Source
-    from tilegrad.verify import Verification
+    from tilegrad.verification import Verification
 
 _LOSSES = {"ce": "CrossEntropy", "mse": "MSE", "bce": "BCEWithLogits"}
 _LOSS_OPTIONS = ("label_smoothing", "ignore_index")
@@ -109,7 +109,7 @@ def train(request: Request, *, steps: int, data: str | None, progress: Progress)
         TileGradError: whatever goes wrong on the way; a comparison that fails is no error.
     """
     from tilegrad.cli.samples import make_samples
-    from tilegrad.verify import verify
+    from tilegrad.verification import verify
 
     started = time.monotonic()
     source, build = compile_request(request, progress)
@@ -122,12 +122,17 @@ def train(request: Request, *, steps: int, data: str | None, progress: Progress)
                 ahead.result()  # a build that failed is worth no further work
             progress.stage(line)
 
-        tell("preparing the data")
-        count = steps * build.accumulate
-        loss = str(request.training["loss"])
-        samples = make_samples(source, build, loss, count=count, seed=request.seed, data=data)
-        build.check_batches(samples.batches)
-        verification = verify(source.model, build, samples.batches, steps, progress=tell)
+        try:
+            tell("preparing the data")
+            count = steps * build.accumulate
+            loss = str(request.training["loss"])
+            samples = make_samples(source, build, loss, count=count, seed=request.seed, data=data)
+            build.check_batches(samples.batches)
+            verification = verify(source.model, build, samples.batches, steps, progress=tell)
+        except KeyboardInterrupt:
+            if not ahead.done():
+                progress.note("stopping as soon as the C compiler has ended ...")
+            raise
     progress.end()
     seconds = {**progress.seconds, "build": build.program.seconds, "total": time.monotonic() - started}
     return Outcome(source, build, samples, verification, steps, seconds)
