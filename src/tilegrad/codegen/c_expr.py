@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilegrad.errors import InternalError
 from tilegrad.ir.affine import Affine, Guard
@@ -19,6 +21,8 @@ _INFIX = {
     "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
     "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
 }  # fmt: skip
+#: Integer arithmetic that may overflow: it wraps, where C leaves signed overflow undefined.
+_WRAPPING = {"add", "sub", "mul"}
 #: C functions of the run-time library and of the compiler.
 _FUNCTIONS = {
     "abs": "__builtin_fabsf", "fma": "__builtin_fmaf", "round": "tg_round_even",
@@ -48,10 +52,37 @@ def literal(value: float | int | bool, dtype: DType) -> str:
     if dtype is DType.U32:
         return f"{int(value)}u"
     if dtype is DType.I64:
-        return f"INT64_C({int(value)})"
+        return "INT64_MIN" if int(value) == -(2**63) else f"INT64_C({int(value)})"
     if int(value) == -(2**31):
         return "INT32_MIN"
     return str(int(value)) if int(value) >= 0 else f"({int(value)})"
+
+
+def literals(array: NDArray[Any], dtype: DType) -> list[str]:
+    """The elements of an array as literals for an initialiser, in flat order."""
+    flat = array.reshape(-1)
+    if dtype is not DType.F32:
+        return [literal(x, dtype) for x in flat.tolist()]
+    # Shortest decimals that denote the same float32, a whole array at a time: there may be millions.
+    texts = [f"{text}f" for text in flat.astype(np.float32).astype("U16").tolist()]
+    for place in np.flatnonzero(~np.isfinite(flat)):
+        texts[place] = literal(float(flat[place]), dtype)
+    return texts
+
+
+def least(dtype: DType) -> str:
+    """What a maximum without terms is, as C text."""
+    return {DType.F32: "-__builtin_inff()", DType.I32: "INT32_MIN", DType.I64: "INT64_MIN", DType.U32: "0u"}[dtype]
+
+
+def add(a: str, b: str, dtype: DType) -> str:
+    """A sum as C text."""
+    return f"tg_add_{dtype.value}({a}, {b})" if dtype in (DType.I32, DType.I64) else f"{a} + {b}"
+
+
+def local_type(dtype: DType) -> str:
+    """The C type of a scalar variable."""
+    return _LOCAL_TYPE[dtype]
 
 
 def format_sum(terms: Sequence[tuple[str, int]], constant: int) -> str:
@@ -134,14 +165,16 @@ class CScope:
             return self._leaf(node)
         if node.op == "div" and node.dtype is not DType.F32:
             return f"tg_div_{node.dtype.value}({args[0]}, {args[1]})"
+        if node.op in _WRAPPING and node.dtype in (DType.I32, DType.I64):
+            return f"tg_{node.op}_{node.dtype.value}({args[0]}, {args[1]})"
         if node.op in _INFIX:
             return f"({args[0]} {_INFIX[node.op]} {args[1]})"
         if node.op == "neg":
-            return f"(-{args[0]})"
+            return _negated(args[0], node.dtype)
         if node.op == "not":
             return f"(!{args[0]})"
         if node.op == "abs" and node.dtype is not DType.F32:
-            return f"({args[0]} < 0 ? -{args[0]} : {args[0]})"
+            return f"({args[0]} < 0 ? {_negated(args[0], node.dtype)} : {args[0]})"
         if node.op == "select":
             return f"({args[0]} ? {args[1]} : {args[2]})"
         if node.op == "cast":
@@ -158,9 +191,13 @@ class CScope:
         return f"({self.affine(node.attr)})"
 
 
+def _negated(text: str, dtype: DType) -> str:
+    return f"tg_sub_{dtype.value}(0, {text})" if dtype in (DType.I32, DType.I64) else f"(-{text})"
+
+
 def _cast(text: str, source: DType, target: DType) -> str:
     if target is DType.BOOL:
         return f"({text} != 0)"
     if source is DType.F32 and target is not DType.F32:
-        return f"({_LOCAL_TYPE[target]})tg_f32_to_i32({text})"
+        return f"tg_f32_to_{target.value}({text})"
     return f"({_LOCAL_TYPE[target]})({text})"

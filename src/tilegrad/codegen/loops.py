@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tilegrad.codegen.c_expr import CScope, format_sum, literal
+from tilegrad.codegen.c_expr import CScope, add, format_sum, least, literal, local_type
 from tilegrad.codegen.mapping import Mapping
 from tilegrad.ir.affine import Affine, Guard
 from tilegrad.ir.expr import Expr, substitute
@@ -233,13 +233,14 @@ class _NestWriter:
         self.pending, self.open = saved, opened
 
     def _start(self, result: Result, name: str, lane: int) -> None:
+        dtype = result.outputs[0].dtype
+        kind = local_type(dtype)
         if result.combiner in ("max", "argmax"):
-            self.out.line(f"float {name} = -__builtin_inff();")
+            self.out.line(f"{kind} {name} = {least(dtype)};")
             if result.combiner == "argmax":
                 self.out.line(f"int32_t {name}_at = -1;")
             return
-        kind = "float" if result.outputs[0].dtype.is_float else result.outputs[0].dtype.c_type
-        text = literal(0, result.outputs[0].dtype)
+        text = literal(0, dtype)
         if result.start is not None:
             (text,) = self.scope.evaluate([self._lane(result.start, lane)], self.out.line)
         self.out.line(f"{kind} {name} = {text};")
@@ -249,8 +250,11 @@ class _NestWriter:
             self.out.line(f"{name} = {_accumulate(result, terms, name)};")
             return
         term = self.scope.fresh("v")
-        self.out.line(f"const float {term} = {terms[0]};")
-        larger = f"{term} > {name} || ({term} != {term} && {name} == {name})"
+        dtype = result.outputs[0].dtype
+        self.out.line(f"const {local_type(dtype)} {term} = {terms[0]};")
+        larger = f"{term} > {name}"
+        if dtype.is_float:
+            larger += f" || ({term} != {term} && {name} == {name})"
         if result.combiner == "max":
             self.out.line(f"{name} = ({larger}) ? {term} : {name};")
             return
@@ -416,7 +420,7 @@ def _fold(function: str, texts: Sequence[str]) -> str:
 def _accumulate(result: Result, terms: Sequence[str], accumulator: str) -> str:
     if result.combiner == "dot":
         return f"__builtin_fmaf({terms[0]}, {terms[1]}, {accumulator})"
-    return f"{accumulator} + {terms[0]}"
+    return add(accumulator, terms[0], result.outputs[0].dtype)
 
 
 def _position(nest: Nest) -> Affine:

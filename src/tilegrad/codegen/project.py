@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilegrad.codegen.c_expr import CScope, literal
+from tilegrad.codegen.c_expr import CScope, literals
 from tilegrad.codegen.loops import Writer, write_op
 from tilegrad.codegen.mapping import Mapping
 from tilegrad.errors import UserError
@@ -94,8 +94,12 @@ def _replace(staging: Path, folder: Path) -> None:
         if not (folder / "include" / f"{PREFIX}_model.h").exists():
             raise UserError(f"{folder} exists and is not a generated project; choose another folder")
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.old.", dir=folder.parent) as trash:
-            folder.rename(Path(trash) / "project")
-            staging.rename(folder)
+            older = folder.rename(Path(trash) / "project")
+            try:
+                staging.rename(folder)
+            except OSError:
+                older.rename(folder)
+                raise
         return
     staging.rename(folder)
 
@@ -143,8 +147,8 @@ def _plain_type(dtype: DType) -> str:
 
 def comment_text(text: str) -> str:
     """Text from a model, made safe inside a C comment."""
-    printable = "".join(c if c.isprintable() and ord(c) < 127 else "?" for c in text)
-    return printable.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("??", "? ?")
+    printable = "".join(c if c.isprintable() and ord(c) < 127 else "?" for c in text).replace("\\", "/")
+    return re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", printable)  # comment marks and trigraphs
 
 
 _GROUPS = (
@@ -262,7 +266,7 @@ def _data(plan: Plan) -> str:
 def _initialiser(value: Value | None) -> str:
     if value is None or value.data is None or not np.any(_bits(value.data)):
         return " = {0}" if value is not None and value.is_constant else ""
-    numbers = [literal(x, value.dtype) for x in value.data.reshape(-1).tolist()]
+    numbers = literals(value.data, value.dtype)
     lines = [", ".join(numbers[k : k + 8]) for k in range(0, len(numbers), 8)]
     return " = {\n    " + ",\n    ".join(lines) + ",\n}"
 
@@ -348,21 +352,21 @@ def _wrap(head: str, items: Sequence[str], tail: str) -> list[str]:
     return lines
 
 
-_C_WORDS = frozenset(
-    {"auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
-     "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof",
-     "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while"}
-)  # fmt: skip
+#: Names of operands that stand as they are: several words, so that no keyword, type or macro of any dialect is among
+#: them, nor a name that the generated code uses itself (i0, t1, acc0_0, row0, tg_max, ...).
+_PLAIN_NAME = re.compile(
+    r"(?!(i|t|v|k|acc|row|tg|tilegrad|static|thread)[0-9]*_)[A-Za-z]+[a-z0-9]*(_[A-Za-z0-9]+)*_[A-Za-z0-9]{2,}"
+)
 
 
 def _argument_names(values: Sequence[Value]) -> dict[Value, str]:
     """Local names for the operands of a kernel, from the names of the tensors."""
     names: dict[Value, str] = {}
-    taken: set[str] = set(_C_WORDS)
+    taken: set[str] = set()
     for value in values:
-        base = re.sub(r"[^A-Za-z0-9]+", "_", value.name).strip("_")[-32:].strip("_") or "x"
-        if not base[0].isalpha() or re.fullmatch(r"(i|t|v|acc|row|tg|k)[0-9_]*.*", base) is not None:
-            base = f"x_{base}"
+        base = re.sub(r"[^A-Za-z0-9]+", "_", value.name).strip("_")[-32:].strip("_")
+        if _PLAIN_NAME.fullmatch(base) is None or base.isupper():
+            base = f"x_{base}".rstrip("_")
         candidate, count = base, 1
         while candidate in taken:
             count += 1

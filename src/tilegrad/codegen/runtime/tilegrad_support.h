@@ -45,6 +45,53 @@ static inline int tg_ceil_div(int a, int b)
     return a > 0 ? (a + b - 1) / b : -(-a / b);
 }
 
+/* Signed arithmetic that wraps instead of overflowing. */
+static inline int32_t tg_add_i32(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a + (uint32_t)b);
+}
+
+static inline int32_t tg_sub_i32(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a - (uint32_t)b);
+}
+
+static inline int32_t tg_mul_i32(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a * (uint32_t)b);
+}
+
+static inline int64_t tg_add_i64(int64_t a, int64_t b)
+{
+    return (int64_t)((uint64_t)a + (uint64_t)b);
+}
+
+static inline int64_t tg_sub_i64(int64_t a, int64_t b)
+{
+    return (int64_t)((uint64_t)a - (uint64_t)b);
+}
+
+static inline int64_t tg_mul_i64(int64_t a, int64_t b)
+{
+    return (int64_t)((uint64_t)a * (uint64_t)b);
+}
+
+/* Floats towards zero as integers, like tg_f32_to_i32: out-of-range values go to the nearest bound, NaN to 0. */
+static inline int64_t tg_f32_to_i64(float x)
+{
+    const float inside = (x >= -0x1p+63f && x < 0x1p+63f) ? x : 0.0f;
+    const int64_t converted = (int64_t)inside;
+    const int64_t raised = x >= 0x1p+63f ? INT64_MAX : converted;
+    return x < -0x1p+63f ? INT64_MIN : raised;
+}
+
+static inline uint32_t tg_f32_to_u32(float x)
+{
+    const float inside = (x > 0.0f && x < 0x1p+32f) ? x : 0.0f;
+    const uint32_t converted = (uint32_t)inside;
+    return x >= 0x1p+32f ? UINT32_MAX : converted;
+}
+
 /* Integer quotients towards zero without undefined behaviour: x / 0 is 0, and the smallest number / -1 wraps. */
 static inline int32_t tg_div_i32(int32_t a, int32_t b)
 {
