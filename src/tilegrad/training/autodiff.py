@@ -137,7 +137,7 @@ class _Tape:
         self.parts: dict[Value, list[Value]] = {}
 
     def add(self, value: Value, gradient: Value | None) -> None:
-        if gradient is None or value not in self.needs:
+        if gradient is None or value not in self.needs or not value.size:  # without elements there is no gradient
             return
         if gradient.shape != value.shape:
             raise InternalError(f"gradient of {value.name} has shape {gradient.shape}, expected {value.shape}")
