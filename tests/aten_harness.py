@@ -73,13 +73,13 @@ def check_aten(name: str, *arguments: Any, tolerance: float = 1e-6, gradient: bo
     def function(*values: Value) -> Any:
         found = find(name)(*_rebuild(arguments, iter(values)), **keywords)
         results = list(found) if isinstance(found, tuple | list) else [found]
-        types.extend(result.dtype for result in results)
+        types[:] = [result.dtype for result in results]
         return results
 
     def reference(*tensors: torch.Tensor) -> Any:
         found = aten_op(name)(*_rebuild(arguments, iter(tensors)), **keywords)
         results = list(found) if isinstance(found, tuple | list) else [found]
-        wanted.extend(_TYPES[result.dtype] for result in results)
+        wanted[:] = [_TYPES[result.dtype] for result in results]
         return results
 
     check(function, reference, *_arrays(arguments), tolerance=tolerance, gradient=gradient)
