@@ -196,6 +196,8 @@ def binary(op: str, a: ExprLike, b: ExprLike) -> Expr:
     if x.dtype is not y.dtype:
         raise ShapeError(f"operands of {op} have different types: {x.dtype.value} and {y.dtype.value}")
     dtype = DType.BOOL if op in COMPARISONS else x.dtype
+    if dtype is DType.BOOL and op in ("add", "sub", "mul", "div"):
+        raise ShapeError(f"{op} of two truth values; combine them with & and |, or convert them to integers")
     folded = _fold(op, (x, y), dtype)
     if folded is not None:
         return folded

@@ -16,6 +16,8 @@ from tilegrad.ir.types import DType
 #: Number of expressions and of outputs of every combiner.
 _ARITY = {"assign": (1, 1), "sum": (1, 1), "dot": (2, 1), "max": (1, 1), "argmax": (1, 2)}
 _SUMS = ("sum", "dot")
+#: Larger tensors are not planned.
+_LARGEST = 2**31
 
 
 def verify_graph(graph: Graph) -> None:
@@ -129,7 +131,12 @@ class _Check:
     def scatter(self, result: Result) -> None:
         if result.combiner not in _SUMS or self.op.init is None:
             raise self.fail("only sums are scattered, into memory that was initialised")
-        self.access(result.outputs[0], result.index)
+        output, parallel = result.outputs[0], range(self.nest.parallel)
+        self.access(output, result.index)
+        # Cores may divide the parallel iterators: no two points of them may add to one element.
+        rows = [Affine() if row.lookups or not set(row.iterators()) <= set(parallel) else row for row in result.index]
+        if not _is_injective(output, rows, self.nest.extents[: self.nest.parallel]):
+            raise self.fail("a scatter adds to an element from several parallel points")
 
     def write(self, result: Result) -> None:
         """The one write of an element, or the one of all its terms."""
@@ -208,7 +215,7 @@ def _verify_coverage(op: StructuredOp) -> None:
             written = sum(int(np.prod(nest.extents[: nest.parallel], dtype=object)) for nest in writers)
             if written != output.size:
                 raise InternalError(f"{_where(op)}: {written} of {output.size} elements of {output.name} are written")
-        if len(writers) > 1 and len(writers) == len(op.nests):
+        if len(writers) > 1 and len(writers) == len(op.nests) and output.size < _LARGEST:
             _verify_disjoint(op, output, writers)
 
 

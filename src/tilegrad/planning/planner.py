@@ -10,6 +10,7 @@ from tilegrad.errors import DoesNotFitError, InternalError
 from tilegrad.ir.graph import Graph, ReshapeOp, StructuredOp, Value
 from tilegrad.ir.types import Kind
 from tilegrad.planning.allocate import Buffer, allocate, lower_bound
+from tilegrad.planning.limits import check_bytes, check_counts
 from tilegrad.planning.plan import Copy, EntryPlan, Kernel, LevelUse, Plan, Storage
 from tilegrad.planning.schedule import last_readers, schedule_updates, with_sources
 from tilegrad.targets.base import Memory, Target
@@ -24,8 +25,10 @@ def plan_program(graphs: Sequence[Graph], target: Target) -> Plan:
         target: where the program will run.
 
     Raises:
-        DoesNotFitError: if the tensors need more than the target's memory.
+        DoesNotFitError: if the tensors need more than the target's memory, or more than can be addressed.
     """
+    for graph in graphs:
+        check_counts(graph)
     memory = target.memories[-1]
     names = _Names()
     statics: dict[Value, Storage] = {}
@@ -42,6 +45,7 @@ def plan_program(graphs: Sequence[Graph], target: Target) -> Plan:
     fixed = sum(_aligned(storage.bytes, memory) for storage in statics.values())
     bound = fixed + max((entry.lower_bound for entry in entries), default=0)
     use = LevelUse(fixed + arena, bound, memory.capacity)
+    check_bytes(use.peak + sum(_aligned(storage.bytes, memory) for storage in constants.values()))
     if use.capacity is not None and use.peak > use.capacity:
         raise DoesNotFitError(
             f"the tensors need {use.peak:,} bytes of {memory.name}, which has {use.capacity:,}; "
