@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 
 from tilegrad.cli import main
 
+SOURCE = Path(__file__).parents[1] / "src"
+
 
 def invoke(*arguments: object) -> Result:
     """Runs the command line in this process; an unexpected exception is raised."""
@@ -22,10 +24,9 @@ def invoke(*arguments: object) -> Result:
 
 def start(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
     """Starts the command line in a process of its own."""
-    source = Path(__file__).parents[1] / "src"
     return subprocess.Popen(
         [sys.executable, "-c", "from tilegrad.cli import main; main(prog_name='tilegrad')", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"} | environment,
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,61 @@ from tilegrad.transforms.pipeline import transform
 Array = NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Project:
+    """A generated C project of one entry point.
+
+    Attributes:
+        folder: where it is.
+        symbols: the C symbols of the persistent tensors.
+        places: where the wanted values are found after a call.
+    """
+
+    folder: Path
+    symbols: Mapping[Value, str]
+    places: Sequence[Value]
+
+    def run(
+        self,
+        feeds: Mapping[Value, Array],
+        *,
+        cc: str | None = None,
+        sanitize: bool = False,
+        optimization: str = "-O3",
+        flags: Sequence[str] = (),
+    ) -> list[Array]:
+        """Build the project for the host, call it once and return the wanted values."""
+        target = get_target("host")
+        program = target.build(self.folder, cc=cc, sanitize=sanitize, optimization=optimization, flags=flags)
+        writes = {
+            self.symbols[value]: np.asarray(array).astype(value.dtype.numpy)
+            for value, array in feeds.items()
+            if value in self.symbols
+        }
+        reads = {self.symbols[place]: (place.dtype.numpy, place.shape) for place in self.places}
+        with program.start() as session:
+            found = session.transact(writes, "tilegrad_train", reads).values
+        return [found[self.symbols[place]] for place in self.places]
+
+
+def write_graph(graph: Graph, outputs: Sequence[Value], folder: Path, *, optimize: bool = True) -> Project:
+    """Write the C project of a graph, verified at every stage, that keeps the contents of `outputs`."""
+    target = get_target("host")
+    entry = clone(graph, "train")
+    places = []
+    for position, value in enumerate(outputs):
+        places.append(Value(f"result{position}", value.shape, value.dtype, Kind.OUTPUT))
+        entry.stores.append(Store(places[-1], value))
+    verify_graph(entry)
+    transform(entry, optimize=optimize)
+    verify_graph(entry)
+    plan = plan_program([entry], target)
+    validate_plan(plan, [entry])
+    choose = (lambda nest: choose_mapping(nest, target)) if optimize else plain_mapping
+    write_project(plan, folder, choose, ProjectInfo("test"), target.project_files())
+    return Project(folder, {s.persistent: symbol(s) for s in plan.persistent if s.persistent is not None}, places)
+
+
 def run_compiled(
     graph: Graph,
     outputs: Sequence[Value],
@@ -34,29 +90,9 @@ def run_compiled(
     flags: Sequence[str] = (),
 ) -> list[Array]:
     """Compile a graph for the host and return the contents of `outputs` after one call."""
-    target = get_target("host")
-    entry = clone(graph, "train")
-    places = {}
-    for position, value in enumerate(outputs):
-        places[value] = Value(f"result{position}", value.shape, value.dtype, Kind.OUTPUT)
-        entry.stores.append(Store(places[value], value))
-    verify_graph(entry)
-    transform(entry, optimize=optimize)
-    verify_graph(entry)
-    plan = plan_program([entry], target)
-    validate_plan(plan, [entry])
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
-        choose = (lambda nest: choose_mapping(nest, target)) if optimize else plain_mapping
-        write_project(plan, project, choose, ProjectInfo("test"), target.project_files())
-        program = target.build(project, cc=cc, optimization=optimization, flags=flags)
-    symbols = {storage.persistent: symbol(storage) for storage in plan.persistent}
-    with program.start() as session:
-        for value, array in feeds.items():
-            if value in symbols:
-                session.write(symbols[value], np.asarray(array).astype(value.dtype.numpy))
-        session.call("tilegrad_train")
-        return [session.read(symbols[places[v]], v.dtype.numpy, v.shape) for v in outputs]
+        project = write_graph(graph, outputs, Path(folder) / "project", optimize=optimize)
+        return project.run(feeds, cc=cc, optimization=optimization, flags=flags)
 
 
 def same_bits(a: Array, b: Array) -> bool:

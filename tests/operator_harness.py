@@ -1,6 +1,6 @@
 """How operator tests compare TileGrad with PyTorch: forward and every gradient, in float64 and in compiled C.
 
-    check(lambda x, w: conv(x, w, ...), lambda x, w: torch.nn.functional.conv2d(x, w), x, w)
+check(lambda x, w: conv(x, w, ...), lambda x, w: torch.nn.functional.conv2d(x, w), x, w)
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ def draw(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> Ar
     return rng.uniform(low, high, size=shape)
 
 
-def build(function: Callable[..., Any], arrays: Sequence[Array]) -> tuple[Graph, list[Value], list[Value], list[Value], dict[Value, Value]]:
+def build(
+    function: Callable[..., Any], arrays: Sequence[Array]
+) -> tuple[Graph, list[Value], list[Value], list[Value], dict[Value, Value]]:
     """The graph of `function` and of its gradients: graph, operands, results, seeds, gradient of each float operand.
 
-    Float arrays become parameters, others inputs. Every float result gets a seed, and the differentiated quantity is the
-    sum of ``result * seed``.
+    Float arrays become parameters, others inputs. Every float result gets a seed, and the differentiated quantity is
+    the sum of ``result * seed``.
     """
     graph = Graph("test")
     operands = [
-        Value(f"x{k}", a.shape, DType.of(a), Kind.PARAMETER if a.dtype.kind == "f" else Kind.INPUT) for k, a in enumerate(arrays)
+        Value(f"x{k}", a.shape, DType.of(a), Kind.PARAMETER if a.dtype.kind == "f" else Kind.INPUT)
+        for k, a in enumerate(arrays)
     ]
     with graph.building():
         with graph.scope("op"):
@@ -95,7 +98,9 @@ def check(
         total.backward()
     for operand, tensor in zip(operands, tensors, strict=True):
         if tensor.grad is None:
-            assert operand not in found or not np.any(env.get(found[operand], 0)), f"{operand.name}: gradient where PyTorch has none"
+            assert operand not in found or not np.any(env.get(found[operand], 0)), (
+                f"{operand.name}: gradient where PyTorch has none"
+            )
             continue
         wanted = tensor.grad.numpy(force=True)
         gradient_value = found.get(operand)

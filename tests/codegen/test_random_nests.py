@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.compiled import run_compiled, same_bits
+
 from tilegrad.interpreter.execute import run
 from tilegrad.ir.builder import Domain, elementwise, reduce_sum, reshape
 from tilegrad.ir.graph import Graph, Value
@@ -114,7 +114,9 @@ def test_gradients_equal_central_differences(
     for operand in operands:
         direction = rng.choice([-1.0, 1.0], operand.shape)
         h = 1e-6
-        ends = [run(graph, feeds | {operand: feeds[operand] + sign * h * direction}, np.float64)[loss] for sign in (1, -1)]
+        ends = [
+            run(graph, feeds | {operand: feeds[operand] + sign * h * direction}, np.float64)[loss] for sign in (1, -1)
+        ]
         expected = float(ends[0] - ends[1]) / (2 * h)
         derived = float((env[found[operand]] * direction).sum()) if operand in found else 0.0
         assert abs(derived - expected) < 1e-6 * max(1.0, abs(expected)), operand.name

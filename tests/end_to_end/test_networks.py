@@ -46,9 +46,7 @@ def test_speechnet_as_published() -> None:
     verified("speechnet", tg.optim.Adam(lr=1e-3, weight_decay=1e-4), batch=3, clip_norm=1.0)
 
 
-@pytest.mark.parametrize(
-    ("name", "batch"), [("mlp", 4), ("resnet8", 2), ("ds_cnn", 2), ("transformer", 2)]
-)
+@pytest.mark.parametrize(("name", "batch"), [("mlp", 4), ("resnet8", 2), ("ds_cnn", 2), ("transformer", 2)])
 def test_zoo(name: str, batch: int) -> None:
     verified(name, SGD, batch=batch)
 

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.compiled import same_bits
 from torch import nn
 
 import tilegrad as tg
-from tests.compiled import same_bits
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILERS = ["zig", *(cc for cc in ("gcc", "clang") if shutil.which(cc))]
 
 
 class Net(nn.Module):
-    """Padding, strides, batch statistics, overlapping maxima, a transcendental activation, dropout and a residual sum."""
+    """Padding, strides, batch statistics, overlapping maxima, a transcendental activation, dropout, a residual sum."""
 
     def __init__(self) -> None:
         super().__init__()

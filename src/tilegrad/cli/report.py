@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tilegrad.cli.job import Outcome
 from tilegrad.report.tables import error_table, loss_table, memory_table, to_json, verdict_lines
-from tilegrad.verification import Verification
+from tilegrad.verification.harness import count_errors, harness_lines
 
 #: Columns where the output is no terminal: wide enough for every table, so that nothing is cut off in a log.
 _WIDTH = 120
@@ -49,28 +49,8 @@ def show(outcome: Outcome) -> None:
         click.echo(line)
     if not build.target.has_cycle_counter:
         click.echo(f"the target {build.target.name} has no cycle counter: the next lines give 0 cycles")
-    for line in harness_lines(outcome):
+    for line in harness_lines(verification, verification.run, build.weight_bytes):
         click.echo(line)
-
-
-def harness_lines(outcome: Outcome) -> list[str]:
-    """The lines that scripts of other training flows parse: losses, number of errors, cycles."""
-    verification, run = outcome.verification, outcome.verification.run
-    lines = [
-        f"[loss {row.index}] computed={row.computed:.6f}  ref={row.reference:.6f}  diff={abs(row.difference):.6f}"
-        for row in verification.losses
-    ]
-    return [
-        *lines,
-        f"Errors: {errors(verification)} out of {len(verification.losses)}",
-        f"BENCH train_cycles={run.train_cycles or 0} opt_cycles={run.opt_cycles or 0} "
-        f"weight_sram={outcome.build.weight_bytes}",
-    ]
-
-
-def errors(verification: Verification) -> int:
-    """How many losses are wrong; a run whose losses agree and something else does not counts as one."""
-    return max(sum(not row.ok for row in verification.losses), int(not verification.ok))
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
@@ -79,7 +59,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     found = to_json(verification, verification.run, build.memory, build.weight_bytes, outcome.seconds["total"])
     return {
         **found,
-        "errors": errors(verification),
+        "errors": count_errors(verification),
         "tensor_errors": found["errors"],
         "model": outcome.source.name,
         "options": dict(outcome.source.options),

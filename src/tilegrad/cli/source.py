@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -106,7 +107,19 @@ def _from_file(path: Path, name: str, batch: int | None, seed: int) -> Source:
     if batch is not None and (not inputs or not len(inputs[0].shape) or inputs[0].shape[0] != batch):
         shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
         raise UserError(f"--batch {batch} does not fit {where}: its example inputs, {shapes}, decide the batch size")
+    _try_out(path, module, inputs)
     return Source(name, module, inputs)
+
+
+def _try_out(path: Path, module: Any, inputs: tuple[Any, ...]) -> None:
+    """Call a copy of the module once, so that a mistake in it is told in terms of the user's file."""
+    import torch
+
+    from tilegrad.cli.userfile import call_user_code
+
+    tensors = [torch.as_tensor(value).clone() for value in inputs]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        call_user_code(path, lambda: copy.deepcopy(module)(*tensors))
 
 
 def _from_onnx(path: Path, batch: int | None) -> Source:

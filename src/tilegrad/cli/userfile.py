@@ -56,7 +56,7 @@ def call_user_code(path: Path, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except (Exception, SystemExit) as error:
-        raise UserError(_describe(path, error)) from error
+        raise UserError(_describe(path.absolute(), error)) from error
 
 
 def _describe(path: Path, error: BaseException) -> str:

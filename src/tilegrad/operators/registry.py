@@ -1,8 +1,8 @@
 """The registry of operators: one function per operator, found under its ATen and ONNX names.
 
 An ATen adapter takes the operator's arguments in the order of its schema, with tensors as `Value`. An ONNX adapter
-takes an `OnnxCall` and the node's inputs (None for one that is left out). Both return one `Value` or a tuple of them and are
-written in terms of the same functions on values.
+takes an `OnnxCall` and the node's inputs (None for one that is left out). Both return one `Value` or a tuple of them
+and are written in terms of the same functions on values.
 """
 
 from __future__ import annotations

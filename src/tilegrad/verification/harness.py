@@ -10,8 +10,7 @@ from tilegrad.verification.verification import Verification
 def harness_lines(verification: Verification, run: Any, weight_bytes: int) -> list[str]:
     """One line per loss, the number of errors, and the cycles.
 
-    ``Errors`` counts the losses that do not agree. It is at least 1 where anything else does not, so that a script that
-    looks for 0 is not told that all is well. A target without a cycle counter prints 0 cycles.
+    A target without a cycle counter prints 0 cycles.
 
     Args:
         verification: the comparison.
@@ -22,9 +21,16 @@ def harness_lines(verification: Verification, run: Any, weight_bytes: int) -> li
         f"[loss {row.index}] computed={row.computed:.6f}  ref={row.reference:.6f}  diff={abs(row.difference):.6f}"
         for row in verification.losses
     ]
-    wrong = sum(not row.ok for row in verification.losses)
-    wrong = wrong if verification.ok else max(wrong, 1)
-    lines.append(f"Errors: {wrong} out of {len(verification.losses)}")
+    lines.append(f"Errors: {count_errors(verification)} out of {len(verification.losses)}")
     cycles = f"train_cycles={run.train_cycles or 0} opt_cycles={run.opt_cycles or 0}"
     lines.append(f"BENCH {cycles} weight_sram={weight_bytes}")
     return lines
+
+
+def count_errors(verification: Verification) -> int:
+    """How many losses do not agree.
+
+    It is at least 1 where anything else does not, so that a script that looks for 0 is not told that all is well.
+    """
+    wrong = sum(not row.ok for row in verification.losses)
+    return wrong if verification.ok else max(wrong, 1)
