@@ -49,7 +49,7 @@ def loss_table(verification: Verification) -> Table:
         table.add_column(heading, justify="right")
     for row in verification.losses:
         cells = [str(row.step), *([str(row.index)] if accumulates else [])]
-        cells += [f"{row.computed:.7f}", f"{row.reference:.7f}", f"{row.difference:+.1e}", f"{row.ulps:+.1f}"]
+        cells += [_loss(row.computed), _loss(row.reference), f"{row.difference:+.1e}", f"{row.ulps:+.1f}"]
         table.add_row(*cells, f"{row.float32 - row.reference:+.1e}", _mark(row.ok))
     table.caption = f"float32: how far {verification.float32} itself is from the reference"
     table.caption_justify = "left"
@@ -208,6 +208,10 @@ def _rank(rows: Iterable[TensorRow]) -> tuple[bool, float]:
     shares = [row.share for row in listed if row.what != "optimizer" or not row.ok]
     largest = max((math.inf if math.isnan(share) else share for share in shares), default=0.0)
     return not all(row.ok for row in listed), largest
+
+
+def _loss(number: float) -> str:
+    return f"{number:.7f}" if abs(number) < 1e6 else f"{number:.6e}"
 
 
 def _number(row: TensorRow | None, field: str) -> str:
