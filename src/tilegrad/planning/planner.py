@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tilegrad.errors import DoesNotFitError, InternalError
+from tilegrad.ir.affine import Affine
 from tilegrad.ir.graph import Graph, ReshapeOp, StructuredOp, Value
 from tilegrad.ir.types import Kind
 from tilegrad.planning.allocate import Buffer, allocate, lower_bound
@@ -168,7 +169,7 @@ def _direct_stores(graph: Graph, readers: dict[Value, int]) -> dict[Value, Value
     """Values that may be computed in the place of the persistent tensor they replace."""
     producer = graph.producers()
     position = {id(op): k for k, op in enumerate(graph.ops)}
-    views = {op.source for op in graph.ops if isinstance(op, ReshapeOp)}
+    views = {op.output: op.source for op in graph.ops if isinstance(op, ReshapeOp)}
     direct: dict[Value, Value] = {}
     for store in graph.stores:
         value = store.value
@@ -180,7 +181,8 @@ def _direct_stores(graph: Graph, readers: dict[Value, int]) -> dict[Value, Value
             continue
         at = position[id(op)]
         last = readers.get(store.target, -1)
-        if last < at or (last == at and store.target not in views and _overwrites(op, value, store.target)):
+        in_view = any(o is not store.target and store.target in with_sources(o, views) for o in op.operands)
+        if last < at or (last == at and not in_view and _overwrites(op, value, store.target)):
             direct[value] = store.target
     return direct
 
@@ -192,10 +194,15 @@ def _overwrites(op: StructuredOp, output: Value, operand: Value) -> bool:
     if output.shape != operand.shape or output.dtype is not operand.dtype:
         return False
     nest = op.nests[0]
-    index = nest.results[0].index
     if operand in nest.tables():
         return False
-    return all(read == index for read in reads_of(op, operand))
+    unit = {k: Affine() for k, extent in enumerate(nest.extents) if extent == 1}
+
+    def rows(index: Sequence[Affine]) -> list[Affine]:
+        return [row.substitute(unit) for row in index]
+
+    index = rows(nest.results[0].index)
+    return all(rows(read) == index for read in reads_of(op, operand))
 
 
 def _dying_operand(

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 
 from tilegrad.errors import InternalError
-from tilegrad.ir.graph import Graph, ReshapeOp, StructuredOp, Value
+from tilegrad.ir.affine import Affine
+from tilegrad.ir.graph import Graph, Nest, ReshapeOp, StructuredOp, Value
 from tilegrad.planning.plan import Copy, EntryPlan, Kernel, Plan, Storage
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -128,8 +129,8 @@ class _Replay:
                     raise InternalError(f"kernel {kernel.name}: {target.name} overlaps its operand {storage.name}")
                 continue
             nests = kernel.op.nests
-            rows = {result.index for nest in nests for result in nest.results if output in result.outputs}
-            reads = {access.index for nest in nests for access in nest.accesses() if access.value is operand}
+            rows = {_plain(r.index, nest) for nest in nests for r in nest.results if output in r.outputs}
+            reads = {_plain(a.index, nest) for nest in nests for a in nest.accesses() if a.value is operand}
             tables = {table for nest in nests for row in nest.indices() for table in row.tables()}
             alone = len(nests) == 1 and len(kernel.writes) == 1 and not nests[0].scatter and kernel.op.init is None
             fits = operand.strides == output.strides and operand.dtype is output.dtype
@@ -176,6 +177,12 @@ class _Replay:
             raise InternalError(f"{storage.name} is not aligned to its elements")
         if not storage.lower <= self.moment < storage.upper:
             raise InternalError(f"{who} uses {storage.name} in kernel {self.moment}, outside its life")
+
+
+def _plain(index: Sequence[Affine], nest: Nest) -> tuple[Affine, ...]:
+    """An index without the iterators that are always 0."""
+    still = {k: Affine() for k, extent in enumerate(nest.extents) if extent == 1}
+    return tuple(row.substitute(still) for row in index)
 
 
 def _overlap(a: Storage, b: Storage) -> bool:

@@ -49,13 +49,15 @@ def inline_elementwise(graph: Graph) -> None:
     producers: dict[Value, _Producer] = {}
     views: dict[Value, Value] = {}
     uses = _count_uses(graph)
+    roots = set(graph.roots())
     for op in graph.ops:
         if isinstance(op, ReshapeOp):
             views[op.output] = op.source
             continue
         op.nests = tuple(_rewrite(nest, producers, views, uses) for nest in op.nests)
         producer = _as_producer(op)
-        if producer is not None:
+        # New state is stored anyhow; computed again from the old one, it could not take the old one's place.
+        if producer is not None and not (op.phase == "optimizer" and producer.output in roots):
             producers[producer.output] = producer
 
 
