@@ -61,7 +61,8 @@ def test_losses_stand_beside_their_reference() -> None:
 def test_tensors_are_listed_worst_first_and_failures_always() -> None:
     found = verification(change("head.bias", lambda g: g * 1.01))
     shown = text(error_table(found, limit=1))
-    first = next(line for line in shown.splitlines() if "." in line and "│" in line)
+    lines = shown.splitlines()
+    first = lines[next(number for number, line in enumerate(lines) if "───" in line) + 1]
     assert "head.bias" in first
     assert "WRONG" in first
     everything = text(error_table(verification(), limit=None))

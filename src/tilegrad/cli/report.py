@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from tilegrad.cli.job import Outcome
-from tilegrad.report.tables import error_table, loss_table, memory_table, to_json, verdict_lines
+from tilegrad.report.tables import error_table, loss_table, memory_table, new_table, to_json, verdict_lines
 from tilegrad.verification.harness import count_errors, harness_lines
 
 #: Columns where the output is no terminal: wide enough for every table, so that nothing is cut off in a log.
@@ -74,7 +74,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _times(outcome: Outcome) -> Table:
-    table = Table(title="Time in seconds", title_justify="left")
+    table = new_table("Time in seconds")
     table.add_column("stage")
     table.add_column("time", justify="right")
     for key, text in _STAGES.items():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -32,9 +33,14 @@ class LevelUse(Protocol):
         ...
 
 
+def new_table(title: str) -> Table:
+    """An empty table without vertical lines: on a terminal of 80 columns most names of tensors stay whole."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
 def loss_table(verification: Verification) -> Table:
     """One row per micro-batch: loss, reference, difference, ULP."""
-    table = Table(title=f"Losses (reference: {verification.reference})", title_justify="left")
+    table = new_table(f"Losses (reference: {verification.reference})")
     accumulates = any(row.index != row.step for row in verification.losses)
     for heading in [
         "step",
@@ -69,9 +75,9 @@ def error_table(verification: Verification, limit: int | None = 12) -> Table:
     order = sorted(groups, key=lambda name: _rank(groups[name].values()), reverse=True)
     failing = sum(not all(row.ok for row in rows.values()) for rows in groups.values())
     shown = order if limit is None else order[: max(limit, failing)]
-    table = Table(title="Worst errors by tensor", title_justify="left")
+    table = new_table("Worst errors by tensor")
     table.add_column("tensor", overflow="fold")
-    for heading in ("gradient", "float32", "step", "value", "float32", "of granted", ""):
+    for heading in ("gradient", "float32", "step", "value", "float32", "granted", ""):
         table.add_column(heading, justify="right")
     for name in shown:
         rows = groups[name]
@@ -90,6 +96,7 @@ def error_table(verification: Verification, limit: int | None = 12) -> Table:
         "step: weights after one step against the optimizer in float64 on our gradients",
         "value: weights or statistics after the last step",
         f"float32: {verification.float32}'s own error",
+        "granted: the largest share of what is granted to an element that an error uses",
     ]
     if rest:
         caption.append(f"{rest} more tensors agree better")
@@ -100,7 +107,7 @@ def error_table(verification: Verification, limit: int | None = 12) -> Table:
 
 def memory_table(memory: Mapping[str, LevelUse]) -> Table:
     """Peak, lower bound and capacity of every memory level."""
-    table = Table(title="Memory in bytes", title_justify="left")
+    table = new_table("Memory in bytes")
     table.add_column("level")
     for heading in ("peak", "lower bound", "peak / bound", "capacity"):
         table.add_column(heading, justify="right")
