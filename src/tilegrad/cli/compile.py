@@ -17,7 +17,7 @@ from tilegrad.cli.options import (
 )
 
 
-@click.command("compile", cls=ModelCommand, epilog=MODEL_HELP)
+@click.command("compile", cls=ModelCommand, epilog=MODEL_HELP, short_help="Write the C project without running it.")
 @model_options()
 @training_options()
 @target_option()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Check what is installed and how to get the rest.")
 def command() -> None:
     """Check compilers, packages and the build cache; exits with 1 if something that is required is missing."""
     from tilegrad.targets import doctor

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STAGES = ("graph", "training", "plan", "c")
 
 
-@click.command("inspect", cls=ModelCommand, epilog=MODEL_HELP)
+@click.command("inspect", cls=ModelCommand, epilog=MODEL_HELP, short_help="Print any stage of the compilation.")
 @model_options()
 @click.option(
     "--stage",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command("models")
+@click.command("models", short_help="List the models of the zoo.")
 def command() -> None:
     """List the models of the zoo and their options."""
     from tilegrad.models import list_models

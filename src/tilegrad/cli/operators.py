@@ -10,7 +10,7 @@ import click
 from tilegrad.errors import UserError
 
 
-@click.command("operators")
+@click.command("operators", short_help="List the operators that are implemented.")
 @click.argument("pattern", default="")
 @click.option("--aten", "kind", flag_value="aten", help="Only PyTorch's names.")
 @click.option("--onnx", "kind", flag_value="onnx", help="Only ONNX names.")

@@ -35,11 +35,10 @@ class ModelCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the zoo's options in a section of their own."""
         zoo = self._zoo_options()
-        records = [param.get_help_record(ctx) for param in self.get_params(ctx) if param not in zoo]
-        with formatter.section("Options"):
-            formatter.write_dl([record for record in records if record is not None])
-        with formatter.section("Options of the zoo's models"):
-            formatter.write_dl([record for option in zoo if (record := option.get_help_record(ctx)) is not None])
+        own = [param for param in self.get_params(ctx) if isinstance(param, click.Option) and param not in zoo]
+        for title, options in (("Options", own), ("Options of the zoo's models", zoo)):
+            with formatter.section(title):
+                formatter.write_dl([record for one in options if (record := one.get_help_record(ctx)) is not None])
 
     def _zoo_options(self) -> list[click.Option]:
         if self._zoo is None:
@@ -123,12 +122,14 @@ def model_options() -> Callable[[F], F]:
             click.option(
                 "--batch",
                 type=click.IntRange(1),
-                help="Samples per batch. [default: 1, or as the model's example says]",
+                metavar="N",
+                help="Samples per batch. [default: 1, or that of the example inputs]",
             ),
             click.option(
                 "--seed",
-                type=click.IntRange(0, 2**63 - 1),
+                type=click.IntRange(0, 2**32 - 1),
                 default=0,
+                metavar="N",
                 show_default=True,
                 help="Of initial weights, synthetic data and dropout.",
             ),
@@ -147,8 +148,10 @@ def training_options() -> Callable[[F], F]:
                 show_default=True,
                 help="Cross-entropy, mean squared error, or binary cross-entropy with logits.",
             ),
-            click.option("--label-smoothing", type=float, help="Of cross-entropy. [default: 0]"),
-            click.option("--ignore-index", type=int, help="Label that cross-entropy skips. [default: -100]"),
+            click.option("--label-smoothing", type=float, metavar="X", help="Of cross-entropy. [default: 0]"),
+            click.option(
+                "--ignore-index", type=int, metavar="N", help="Label that cross-entropy skips. [default: -100]"
+            ),
             click.option(
                 "--optimizer",
                 type=click.Choice(["sgd", "adam", "adamw"]),
@@ -156,16 +159,19 @@ def training_options() -> Callable[[F], F]:
                 show_default=True,
                 help="As in torch.optim.",
             ),
-            click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate."),
-            click.option("--momentum", type=float, help="Of SGD. [default: 0]"),
-            click.option("--dampening", type=float, help="Of SGD's momentum. [default: 0]"),
+            click.option("--lr", type=float, metavar="X", default=1e-3, show_default=True, help="Learning rate."),
+            click.option("--momentum", type=float, metavar="X", help="Of SGD. [default: 0]"),
+            click.option("--dampening", type=float, metavar="X", help="Of SGD's momentum. [default: 0]"),
             click.option("--nesterov", is_flag=True, default=None, help="Nesterov momentum, for SGD."),
-            click.option("--weight-decay", type=float, help="[default: 0; adamw: 0.01]"),
-            click.option("--betas", type=float, nargs=2, help="Of Adam and AdamW. [default: 0.9 0.999]"),
-            click.option("--eps", type=float, help="Of Adam and AdamW. [default: 1e-8]"),
+            click.option(
+                "--weight-decay", type=float, metavar="X", help="As in torch.optim. [default: 0; adamw: 0.01]"
+            ),
+            click.option("--betas", type=float, metavar="X X", nargs=2, help="Of Adam and AdamW. [default: 0.9 0.999]"),
+            click.option("--eps", type=float, metavar="X", help="Of Adam and AdamW. [default: 1e-8]"),
             click.option(
                 "--accumulate",
                 type=click.IntRange(1),
+                metavar="N",
                 default=1,
                 show_default=True,
                 help="Micro-batches whose gradients one optimizer step uses.",
@@ -196,7 +202,7 @@ def training_options() -> Callable[[F], F]:
                 show_default=True,
                 help="Batch norm with the batch's statistics or the running ones.",
             ),
-            click.option("--clip-norm", type=float, help="Clip the gradients' global norm to this."),
+            click.option("--clip-norm", type=float, metavar="X", help="Clip the gradients' global norm to this."),
             click.option(
                 "--fuse-update",
                 is_flag=True,
@@ -208,4 +214,6 @@ def training_options() -> Callable[[F], F]:
 
 def target_option() -> Callable[[F], F]:
     """The target that the C is for."""
-    return click.option("--target", default="host", show_default=True, help="Where it runs; see `tilegrad targets`.")
+    return click.option(
+        "--target", metavar="NAME", default="host", show_default=True, help="Where it runs; see `tilegrad targets`."
+    )

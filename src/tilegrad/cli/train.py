@@ -19,9 +19,11 @@ from tilegrad.cli.options import (
 )
 
 
-@click.command("train", cls=ModelCommand, epilog=MODEL_HELP)
+@click.command(
+    "train", cls=ModelCommand, epilog=MODEL_HELP, short_help="Train a model in generated C and check every number."
+)
 @model_options()
-@click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Optimizer steps.")
+@click.option("--steps", type=click.IntRange(1), metavar="N", default=4, show_default=True, help="Optimizer steps.")
 @click.option(
     "--data",
     type=click.Path(exists=True, dir_okay=False),
