@@ -1,0 +1,3 @@
+#define RUN run_fast
+#define CHECKED 0
+#include "execute.h"
