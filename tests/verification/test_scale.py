@@ -145,3 +145,12 @@ def test_cancelling_gradients_have_a_scale() -> None:
     for value in build.gradient_values.values():
         assert np.all(scales.of(value).magnitude >= np.abs(env[value]) * (1 - 1e-9))
     assert float(scales.of(build.loss_value).magnitude) == pytest.approx(float(env[build.loss_value]), rel=10)
+
+
+def test_an_infinite_allowance_passes_nothing() -> None:
+    """A run that diverges spreads without bound; that must not excuse whatever the program computed."""
+    from tilegrad.verification.compare import compare_tensor
+
+    ones = np.ones(3)
+    row = compare_tensor("w", "weight", ones * 2, ones, np.full(3, np.inf), ones, ones)
+    assert not row.ok
