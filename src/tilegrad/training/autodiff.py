@@ -104,6 +104,8 @@ def _nest_gradients(
     g = gradients.get(result.outputs[0])
     if g is None:
         return []
+    if result.start is not None:
+        raise InternalError("a sum that starts from a value of its own is made behind differentiation only")
     seed = sc.read(g, result.index)
     if result.combiner == "argmax":
         first, extents = nest.parallel, nest.extents[nest.parallel :]
