@@ -153,7 +153,9 @@ class _Run:
         parallel = self.nest.extents[: self.nest.parallel]
         rows = [self.affine(row).reshape(self.affine(row).shape[: self.nest.parallel]) for row in index]
         if not rows:
-            target[...] = array.reshape(())
+            drops = self._drops()
+            if drops is None or drops.all():
+                target[...] = array.reshape(())
             return
         places = tuple(np.broadcast_to(row, parallel) for row in rows)
         if self._drops() is not None:
@@ -224,8 +226,10 @@ class _Run:
             term = term * self.value(factor)
         term = self.full(np.abs(term) if magnitude else term)
         mask = self.full(np.array(True) if self.mask is None else self.mask)
-        places = tuple(self.full(self.affine(row))[mask] for row in result.index)
-        np.add.at(target, places, term[mask])
+        flat = np.zeros(int(mask.sum()), np.int64)
+        for row, stride in zip(result.index, result.outputs[0].strides, strict=True):
+            flat += self.full(self.affine(row))[mask] * stride
+        np.add.at(target.reshape(-1), flat, term[mask])
 
 
 def _first_maximum(term: Array, mask: Array | None) -> Array:

@@ -131,11 +131,10 @@ class _Check:
     def scatter(self, result: Result) -> None:
         if result.combiner not in _SUMS or self.op.init is None:
             raise self.fail("only sums are scattered, into memory that was initialised")
-        output, parallel = result.outputs[0], range(self.nest.parallel)
-        self.access(output, result.index)
+        self.access(result.outputs[0], result.index)
         # Cores may divide the parallel iterators: no two points of them may add to one element.
-        rows = [Affine() if row.lookups or not set(row.iterators()) <= set(parallel) else row for row in result.index]
-        if not _is_injective(output, rows, self.nest.extents[: self.nest.parallel]):
+        rows = [row for row in result.index if all(k < self.nest.parallel for k in row.iterators())]
+        if not _is_injective(rows, self.nest.extents[: self.nest.parallel]):
             raise self.fail("a scatter adds to an element from several parallel points")
 
     def write(self, result: Result) -> None:
@@ -151,7 +150,7 @@ class _Check:
             self.access(output, result.index)
         else:
             self.access(output, result.index, guards=())
-        if not _is_injective(output, result.index, nest.extents[: nest.parallel]):
+        if not _is_injective(result.index, nest.extents[: nest.parallel]):
             raise self.fail(f"an element of {output.name} is written more than once")
 
     def start(self, result: Result) -> None:
@@ -192,15 +191,28 @@ def _flat(value: Value, index: Sequence[Affine]) -> Affine:
     return flat
 
 
-def _is_injective(value: Value, index: Sequence[Affine], extents: Sequence[int]) -> bool:
-    """True where different points of a box write different elements, digit by digit; False where that is not clear."""
+def _is_injective(index: Sequence[Affine], extents: Sequence[int]) -> bool:
+    """True where different points of a box have different indices; False where that is not clear.
+
+    Row by row: once some iterators are known, a row tells those that are its digits in a mixed radix.
+    """
     if 0 in extents:
         return True
-    flat = _flat(value, index)
-    if flat.lookups:
-        return False
+    unknown = {k for k, extent in enumerate(extents) if extent > 1}
+    progress = True
+    while unknown and progress:
+        progress = False
+        for row in index:
+            digits = [(abs(c), k) for k, c in row.terms if k in unknown]
+            if digits and not row.lookups and _is_mixed_radix(sorted(digits), extents):
+                unknown.difference_update(k for _, k in digits)
+                progress = True
+    return not unknown
+
+
+def _is_mixed_radix(digits: Sequence[tuple[int, int]], extents: Sequence[int]) -> bool:
     reach = 0
-    for stride, iterator in sorted((abs(flat.coefficient(k)), k) for k, extent in enumerate(extents) if extent > 1):
+    for stride, iterator in digits:
         if stride <= reach:
             return False
         reach += stride * (extents[iterator] - 1)
