@@ -64,7 +64,9 @@ def test_loops_take_the_published_cycles(cc: str, kernel: str) -> None:
 @pytest.mark.parametrize("cc", compilers())
 @pytest.mark.parametrize("kernel", PUBLISHED_DMA)
 def test_transfers_take_the_published_cycles(cc: str, kernel: str) -> None:
-    assert int(elapsed(cc, kernel)[3, 0]) == pytest.approx(PUBLISHED_DMA[kernel], rel=TOLERANCE)
+    # The program polls, every six cycles or so; the first round finds the caches cold.
+    warm = elapsed(cc, kernel)[1:, 0]
+    assert warm.mean() == pytest.approx(PUBLISHED_DMA[kernel], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("cc", compilers())

@@ -27,7 +27,7 @@
     X(fetch_l2, 12)          /* 16 bytes of code from L2 */                                      \
     X(wake, 8)               /* from an event to the next instruction of the core it wakes */    \
     X(start, 10)             /* from fetch enable to a core's first instruction */               \
-    X(dma_start, 9)          /* from the last word of a command to its first data */             \
+    X(dma_start, 8)          /* from the last word of a command to its first data */             \
     X(dma_line_out, 1)       /* per line of a 2D transfer from L1 */                             \
     X(hyper_setup, 40)       /* per transfer of the uDMA's HyperBus channel */                   \
     X(hyper_out, 1304)       /* L2 to L3, cycles per 1024 bytes */                               \
