@@ -282,6 +282,8 @@ def _entry_source(plan: Plan, entry: EntryPlan, choose: Callable[[Nest], Mapping
     lines.extend(f"extern const {_declaration(storage)};" for storage in constants)
     calls = []
     for kernel in entry.kernels:
+        if not any(value.size for value in kernel.op.outputs):
+            continue
         text, call = _kernel(kernel, choose)
         lines.extend(["", *text])
         calls.extend([call, "    tg_barrier();"] if plan.cores > 1 else [call])
@@ -332,7 +334,7 @@ def _kernel(kernel: Kernel, choose: Callable[[Nest], Mapping]) -> tuple[list[str
     for nest in kernel.op.nests:
         comment.extend(f"   {comment_text(line)}" for line in format_nest(nest) if len(line) < 200)
     comment[-1] += " */"
-    head = f"static void {kernel.name}("
+    head = f"static TG_KERNEL void {kernel.name}("
     text = [*comment, *_wrap(head, parameters, ")"), "{", *writer.lines, "}"]
     return text, "\n".join(_wrap(f"    {kernel.name}(", arguments, ");"))
 

@@ -14,6 +14,15 @@ typedef int32_t __attribute__((__may_alias__)) tg_i32;
 typedef int64_t __attribute__((__may_alias__)) tg_i64;
 typedef uint32_t __attribute__((__may_alias__)) tg_u32;
 
+/* A kernel is called from one place, with constant addresses. GCC (12.2 at least) makes a clone for these addresses,
+   forgets with the `restrict` parameters that it writes anything at all, and drops the call: so kernels stay as they are
+   written. Not to merge them into one giant function also spares all compilers much time, and no speed is lost. */
+#if defined(__clang__)
+#define TG_KERNEL __attribute__((__noinline__))
+#else
+#define TG_KERNEL __attribute__((__noinline__, __noclone__))
+#endif
+
 /* Code for several cores is executed by all of them together: loops over TG_FIRST(n) <= i < TG_LAST(n) are divided, and
    a barrier stands between operations. A target with cores names a header that says who and how many they are; any
    other build runs the same code on one core. */
