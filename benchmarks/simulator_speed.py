@@ -17,10 +17,10 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / folder) for folder in ("src", "tests")]
 
-from simulator.cross import program
-from simulator.test_calibration import KERNELS
+from simulator.cross import program  # noqa: E402
+from simulator.test_calibration import KERNELS  # noqa: E402
 
-from tilegrad.simulator import FC, Simulator
+from tilegrad.simulator import FC, Simulator  # noqa: E402
 
 PROGRAMS = ("matmul", "dot", "dot4", "pairs", "one_bank", "l2", "divide")
 
