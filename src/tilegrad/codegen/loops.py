@@ -49,7 +49,11 @@ def write_op(op: StructuredOp, mappings: Sequence[Mapping], scope: CScope, write
         if team:
             writer.line("tg_barrier();")
     for nest, mapping in zip(op.nests, mappings, strict=True):
-        _NestWriter(nest, mapping, scope, writer).write()
+        if len(op.nests) == 1:
+            _NestWriter(nest, mapping, scope, writer).write()
+            continue
+        with writer.block(""):  # every piece has accumulators of its own
+            _NestWriter(nest, mapping, scope, writer).write()
 
 
 class _NestWriter:
