@@ -247,6 +247,8 @@ def _data(plan: Plan) -> str:
     for storage in plan.constants:
         lines.extend(["", f"_Alignas(64) const {_declaration(storage)}{_initialiser(storage.persistent)};"])
     lines.extend(["", f"uint32_t {FAULTS};", "", f"void {PREFIX}_init(void)", "{"])
+    if plan.cores > 1:
+        lines.append("    if (TG_CORE != 0) return;")
     lines.append(f"    {FAULTS} = tg_arithmetic_faults();")
     for storage in plan.persistent:
         assert storage.persistent is not None

@@ -4,7 +4,12 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#if __STDC_HOSTED__
 #include <string.h>
+#else /* a freestanding tool chain need not have the header, but every one has these two */
+void *memcpy(void *restrict target, const void *restrict source, size_t bytes);
+void *memset(void *target, int byte, size_t bytes);
+#endif
 
 #include "tilegrad_math.h"
 

@@ -1,0 +1,131 @@
+"""PULP Siracusa as a target: memories, cores, tool chain, and the simulator that runs its programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilegrad.errors import ToolchainError, UserError
+from tilegrad.targets.base import Memory, Program, Progress, Target
+from tilegrad.targets.cache import BuildCache, digest
+from tilegrad.targets.cbuild import Recipe, build_program
+from tilegrad.targets.host.toolchain import find_compiler
+from tilegrad.targets.siracusa.session import ClusterSession
+
+RUNTIME = Path(__file__).parent / "runtime"
+#: Cores of the cluster that a team may have.
+MOST_CORES = 8
+
+_MACHINE = ("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+f+c", "-mabi=ilp32f")
+_LANGUAGE = (
+    *("-std=gnu11", "-ffreestanding", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize=all"),
+    *("-Wall", "-Wextra", "-Werror"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiracusaProgram(Program):
+    """A program for the cluster.
+
+    Attributes:
+        cores: the team that it was built for.
+        progress: told when the simulator has to be built.
+    """
+
+    cores: int
+    progress: Progress | None = None
+
+    def start(self) -> ClusterSession:
+        """Starts the program on the simulator.
+
+        Raises:
+            RunError: it did not come up.
+        """
+        return ClusterSession(self.executable, self.cores, self.progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiracusaTarget(Target):
+    """The Siracusa platform: a fabric controller and a cluster of eight cores."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cores > MOST_CORES:
+            raise UserError(f"the cluster has {MOST_CORES} cores; a team of {self.cores} is too large")
+
+    def project_files(self) -> Mapping[str, str]:
+        """The runtime: start-up code, the team's header and the linker script."""
+        return {
+            "src/tilegrad_team.h": (RUNTIME / "tilegrad_team.h").read_text(),
+            "siracusa/runtime.c": (RUNTIME / "runtime.c").read_text(),
+            "siracusa/link.ld": (RUNTIME / "link.ld").read_text(),
+        }
+
+    def build(
+        self,
+        project: Path,
+        *,
+        cc: str | None = None,
+        sanitize: bool = False,
+        optimization: str = "-O3",
+        flags: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> SiracusaProgram:
+        """Cross-compiles a project with the pinned zig; see `Target.build`.
+
+        Raises:
+            ToolchainError: the project is rejected, another compiler or sanitizers are asked for, or the cache cannot
+                be written.
+        """
+        if sanitize:
+            raise ToolchainError("sanitizers need an operating system: use --target host to run with them")
+        if (cc or self.default_compiler) != "zig":
+            raise ToolchainError(f"the target {self.name} builds with zig, not {cc!r}")
+        compiler = find_compiler("zig")
+        recipe = Recipe(
+            description=f"{compiler.description} for RV32IMFC",
+            command=compiler.command,
+            identity=digest([compiler.identity, (RUNTIME / "link.ld").read_bytes()]),
+            compile_options=(
+                *_MACHINE,
+                *_LANGUAGE,
+                optimization,
+                f"-DTILEGRAD_CORES={self.cores}",
+                *(('-DTILEGRAD_TEAM_HEADER="tilegrad_team.h"',) if self.cores > 1 else ()),
+                *flags,
+            ),
+            link_options=(*_MACHINE, "-fno-sanitize=all", "-T", "siracusa/link.ld"),
+            run_time_library="libcompiler_rt.a",
+        )
+        built = build_program(
+            project,
+            recipe,
+            BuildCache.default(),
+            extra_sources=(project / "siracusa" / "runtime.c",),
+            progress=progress,
+        )
+        return SiracusaProgram(
+            executable=built.executable,
+            compiler=recipe.description,
+            seconds=built.seconds,
+            compiled=built.compiled,
+            cores=self.cores,
+            progress=progress,
+        )
+
+
+TARGET = SiracusaTarget(
+    name="siracusa",
+    summary="PULP Siracusa: a cluster of 8 RISC-V cores with float units, on the built-in simulator",
+    memories=(
+        Memory("L1", capacity=256 << 10, alignment=4, load_cycles=1),
+        Memory("L2", capacity=2_000_000, alignment=64, load_cycles=15.5),
+    ),
+    cores=8,
+    vector_width_bytes=4,
+    innermost="reduction",
+    has_cycle_counter=True,
+    compilers=("zig",),
+    default_compiler="zig",
+)
