@@ -120,6 +120,8 @@ def test_trace_has_kernels_waits_and_transfers(feature: Load, tmp_path: Path) ->
     spans = [event for event in events if event["ph"] == "X"]
     [kernel] = [event for event in spans if event["cat"] == "kernel"]
     assert (kernel["name"], kernel["tid"]) == ("fetch_and_sum", 0)
+    assert kernel["args"]["stalls: control"] >= 2 * 63
+    assert kernel["args"]["multiply-adds"] == 0
     [transfer] = [event for event in spans if event["cat"] == "dma"]
     assert transfer["name"] == "256 bytes"
     assert kernel["ts"] < transfer["ts"] < transfer["ts"] + transfer["dur"] < kernel["ts"] + kernel["dur"]

@@ -13,7 +13,7 @@ from tilegrad.targets.cbuild import Recipe, build_program
 from tilegrad.targets.host.toolchain import Compiler, find_compiler
 
 SOURCES = Path(__file__).parent / "native"
-INTERFACE = 1
+INTERFACE = 2
 COUNTERS = (
     "cycles",
     "instructions",
@@ -80,7 +80,8 @@ class TraceRecord(ctypes.Structure):
         ("b", ctypes.c_uint32),
         ("bytes", ctypes.c_uint32),
         ("flags", ctypes.c_uint32),
-        ("stalls", ctypes.c_uint64),
+        ("multiply_adds", ctypes.c_uint64),
+        ("stalls", ctypes.c_uint64 * len(STALL_KINDS)),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tilegrad.simulator.faults import FC, WAITS
-from tilegrad.simulator.library import TraceRecord
+from tilegrad.simulator.library import STALL_KINDS, TraceRecord
 
 _ENTER, _LEAVE, _SLEEP, _WAKE, _DMA_BEGIN, _DMA_END = range(6)
 _CLUSTER, _DMA = 0, 1
@@ -30,9 +30,9 @@ def chrome_trace(records: Iterable[TraceRecord], kernels: Sequence[str], end: in
             open_at.setdefault(_row(record), []).append(record)
         elif open_at.get(_row(record)):
             begun = open_at[_row(record)].pop()
-            events.append(_event(begun, record.cycle, record.stalls - begun.stalls, kernels))
+            events.append(_event(begun, record.cycle, _counted(begun, record), kernels))
     for row in sorted(open_at):
-        events += [_event(begun, end, 0, kernels) for begun in open_at[row]]
+        events += [_event(begun, end, {}, kernels) for begun in open_at[row]]
     return {"displayTimeUnit": "ns", "traceEvents": events}
 
 
@@ -45,11 +45,18 @@ def _row(record: TraceRecord) -> tuple[str, int]:
     return ("dma", record.flags >> 2)
 
 
-def _event(begun: TraceRecord, end: int, stalls: int, kernels: Sequence[str]) -> Event:
+def _counted(begun: TraceRecord, ended: TraceRecord) -> Event:
+    """What the core counted between two records: fused multiply-adds, and stall cycles by cause."""
+    stalls = zip(STALL_KINDS, begun.stalls, ended.stalls, strict=True)
+    counted: Event = {"multiply-adds": ended.multiply_adds - begun.multiply_adds}
+    return counted | {f"stalls: {kind}": last - first for kind, first, last in stalls if last > first}
+
+
+def _event(begun: TraceRecord, end: int, counted: Event, kernels: Sequence[str]) -> Event:
     event: Event = {"ph": "X", "ts": begun.cycle, "dur": end - begun.cycle, "pid": _CLUSTER, "tid": begun.core}
     if begun.kind == _ENTER:
         name = kernels[begun.a] if begun.a < len(kernels) else f"kernel {begun.a}"
-        return event | {"name": name, "cat": "kernel", "args": {"stall cycles": stalls}}
+        return event | {"name": name, "cat": "kernel", "args": counted}
     if begun.kind == _SLEEP:
         return event | {"name": WAITS[begun.a], "cat": "sleep", "args": {}}
     inwards = begun.flags & 1

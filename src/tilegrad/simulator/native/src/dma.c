@@ -80,7 +80,8 @@ static access_t issue(sim_t *s, uint32_t core)
         dma->unwaited[dma->unwaited_count++].done = 0;
     }
     if (s->tracing)
-        trace_record(s, SIM_TRACE_DMA_BEGIN, core, t.local, t.remote, t.bytes, t.inwards | t.two_d << 1 | t.serial << 2);
+        trace_record(s, SIM_TRACE_DMA_BEGIN, core, t.local, t.remote, t.bytes,
+                     t.inwards | t.two_d << 1 | t.serial << 2);
     if (s->next_device > s->now + 1)
         s->next_device = s->now + 1;
     return ACCESS_DONE;

@@ -1,8 +1,9 @@
 /* The execution loop, included once for fast runs and once for checked ones: define RUN, its name, and CHECKED first.
  *
- * Time is a wheel of cycles, each with a mask of the cores whose next instruction runs in it; cores of one cycle run in
- * the order of their numbers, from one on that moves on with the clock, so that no core always comes first: the order is
- * fixed, but two cores that want the same unit over and over cannot stay in step for ever. An instruction leaves its core in the slot of the cycle at which the next may begin. */
+ * Time is a wheel of cycles, each with a mask of the cores whose next instruction runs in it; an instruction leaves its
+ * core in the slot of the cycle at which the next may begin. Cores of one cycle run in the order of their numbers,
+ * beginning at one that moves on with the clock. So no core always comes first, and two cores that want the same unit
+ * over and over cannot stay in step for ever. */
 
 #include <math.h>
 #include <string.h>
@@ -110,7 +111,8 @@ static void claim_float_unit(sim_t *s, decoded_t *d, uint32_t pc, uint32_t core,
 {
     if (d->operation == OP_UNDECODED && entry_of(s, pc))
         decode_at(s, d, pc);
-    const int uses_unit = d->operation >= OP_FMADD && d->operation <= OP_FCVT_S_WU && d->operation != OP_FDIV && d->operation != OP_FSQRT;
+    const int uses_unit = d->operation >= OP_FMADD && d->operation <= OP_FCVT_S_WU &&
+                          d->operation != OP_FDIV && d->operation != OP_FSQRT;
     uint64_t *free = &s->float_free[core % FLOAT_UNITS];
     if (uses_unit && *free < until)
         *free = until;
@@ -464,7 +466,8 @@ label_BREAKPOINT:
 label_LOOP_END:
     if (!ends_loop(c, pc_of(s, c, d)))
         goto *labels[d->hidden];
-    if ((d->hidden >= OP_JAL && d->hidden <= OP_BNE_IMM) || (d->hidden >= OP_LOOP_START && d->hidden <= OP_LOOP_SETUP_IMM)) {
+    if ((d->hidden >= OP_JAL && d->hidden <= OP_BNE_IMM) ||
+        (d->hidden >= OP_LOOP_START && d->hidden <= OP_LOOP_SETUP_IMM)) {
         (void)stop_run(s, SIM_STOP_ILLEGAL, i, pc_of(s, c, d), d->size * 2u, 0, 2);
         goto stopped;
     }

@@ -77,11 +77,13 @@ access_t guard_transfer(sim_t *s, uint32_t core, const transfer_t *t)
 {
     const uint32_t local = t->local < L1_SIZE ? t->local + L1_BASE : t->local;
     if (!permitted(s, core, local, local + t->bytes - 1, t->inwards ? 2 : 1))
-        return stop_run(s, SIM_STOP_GUARD, core, local, t->bytes, 0, t->inwards ? SIM_GUARD_DMA_WRITE : SIM_GUARD_DMA_READ);
+        return stop_run(s, SIM_STOP_GUARD, core, local, t->bytes, 0,
+                        t->inwards ? SIM_GUARD_DMA_WRITE : SIM_GUARD_DMA_READ);
     for (uint32_t done = 0, at = t->remote; done < t->bytes; done += t->line, at += t->stride) {
         const uint32_t bytes = t->line < t->bytes - done ? t->line : t->bytes - done;
         if (!permitted(s, core, at, at + bytes - 1, t->inwards ? 1 : 2))
-            return stop_run(s, SIM_STOP_GUARD, core, at, bytes, 0, t->inwards ? SIM_GUARD_DMA_READ : SIM_GUARD_DMA_WRITE);
+            return stop_run(s, SIM_STOP_GUARD, core, at, bytes, 0,
+                            t->inwards ? SIM_GUARD_DMA_READ : SIM_GUARD_DMA_WRITE);
     }
     return ACCESS_DONE;
 }

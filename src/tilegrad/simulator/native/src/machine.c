@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-access_t stop_run(sim_t *s, uint32_t reason, uint32_t core, uint32_t address, uint32_t size, uint32_t value, uint32_t detail)
+access_t stop_run(sim_t *s, uint32_t reason, uint32_t core, uint32_t address, uint32_t size, uint32_t value,
+                  uint32_t detail)
 {
     if (s->stop.reason == SIM_STOP_NONE)
         s->stop = (sim_stop_t){.reason = reason, .core = core, .address = address, .size = size, .value = value,
@@ -81,7 +82,8 @@ static void append_output(sim_t *s, const char *text, uint32_t length)
 
 static void flush_line(sim_t *s, uint32_t cluster, uint32_t core)
 {
-    append_output(s, s->line_buffer[cluster][core], s->line_length[cluster][core]);
+    if (s->line_length[cluster][core])
+        append_output(s, s->line_buffer[cluster][core], s->line_length[cluster][core]);
     s->line_length[cluster][core] = 0;
 }
 
@@ -110,11 +112,11 @@ void trace_record(sim_t *s, uint32_t kind, uint32_t core, uint32_t a, uint32_t b
         s->trace = grown;
         s->trace_capacity = capacity;
     }
-    uint64_t stalls = 0;
-    for (uint32_t i = 0; i < SIM_STALL_KINDS; i++)
-        stalls += s->core[core].count.stalls[i];
-    s->trace[s->trace_length++] = (sim_trace_t){.cycle = s->now, .kind = kind, .core = core, .a = a, .b = b,
-                                                .bytes = bytes, .flags = flags, .stalls = stalls};
+    const sim_counters_t *count = &s->core[core < CORES ? core : FC].count;
+    sim_trace_t *record = &s->trace[s->trace_length++];
+    *record = (sim_trace_t){.cycle = s->now, .kind = kind, .core = core, .a = a, .b = b, .bytes = bytes,
+                            .flags = flags, .multiply_adds = count->multiply_adds};
+    memcpy(record->stalls, count->stalls, sizeof record->stalls);
 }
 
 void plan_devices(sim_t *s)

@@ -238,7 +238,8 @@ static inline uint32_t bank_access(sim_t *s, uint32_t offset, uint64_t at)
 /* machine.c */
 sim_t *machine_create(uint32_t cores);
 void machine_destroy(sim_t *s);
-access_t stop_run(sim_t *s, uint32_t reason, uint32_t core, uint32_t address, uint32_t size, uint32_t value, uint32_t detail);
+access_t stop_run(sim_t *s, uint32_t reason, uint32_t core, uint32_t address, uint32_t size, uint32_t value,
+                  uint32_t detail);
 void schedule(sim_t *s, uint32_t core, uint64_t at);
 void fall_asleep(sim_t *s, uint32_t core, uint32_t wait);
 void wake(sim_t *s, uint32_t core, uint64_t at);

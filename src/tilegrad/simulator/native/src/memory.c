@@ -19,7 +19,8 @@ static uint64_t counter_now(const sim_t *s, const counter_t *counter)
     return counter->config & 1 ? s->now - counter->from : counter->held;
 }
 
-static access_t counter_access(sim_t *s, uint32_t core, counter_t *counter, uint32_t address, uint32_t *value, int is_write)
+static access_t counter_access(sim_t *s, uint32_t core, counter_t *counter, uint32_t address, uint32_t *value,
+                               int is_write)
 {
     switch (address & 0x3f) {
     case 0x00:
@@ -114,7 +115,8 @@ static access_t soc_device(sim_t *s, uint32_t core, uint32_t address, uint32_t *
 }
 
 /* Registers are words; only the print device takes less. */
-static access_t device(sim_t *s, uint32_t core, uint32_t address, uint32_t size, uint32_t *value, int is_write, uint32_t *stall)
+static access_t device(sim_t *s, uint32_t core, uint32_t address, uint32_t size, uint32_t *value, int is_write,
+                       uint32_t *stall)
 {
     const int private_view = core != FC && (address - 0x00204000u < 0x800 || address - 0x10204000u < 0x800);
     if (address >= 0x1a10f000u && address < 0x1a110000u && is_write) {

@@ -11,7 +11,7 @@
 #define SIM_API
 #endif
 
-enum { SIM_INTERFACE = 1 };
+enum { SIM_INTERFACE = 2 };
 
 /* Why a run stopped. The names in simulator/machine.py follow this order. */
 enum sim_stop {
@@ -60,7 +60,18 @@ enum sim_wait {
     SIM_WAIT_DMA_COUNTER
 };
 
-enum sim_stall { SIM_STALL_LOAD_USE, SIM_STALL_BANK, SIM_STALL_MEMORY, SIM_STALL_FPU, SIM_STALL_DIVIDER, SIM_STALL_FETCH, SIM_STALL_CONTROL, SIM_STALL_MULTIPLY, SIM_STALL_EVENT, SIM_STALL_KINDS };
+enum sim_stall {
+    SIM_STALL_LOAD_USE,
+    SIM_STALL_BANK,
+    SIM_STALL_MEMORY,
+    SIM_STALL_FPU,
+    SIM_STALL_DIVIDER,
+    SIM_STALL_FETCH,
+    SIM_STALL_CONTROL,
+    SIM_STALL_MULTIPLY,
+    SIM_STALL_EVENT,
+    SIM_STALL_KINDS
+};
 
 /* Counters of one core, or of one function on one core. */
 typedef struct {
@@ -77,7 +88,14 @@ typedef struct {
     uint64_t stalls[SIM_STALL_KINDS];
 } sim_counters_t;
 
-enum sim_trace_kind { SIM_TRACE_ENTER, SIM_TRACE_LEAVE, SIM_TRACE_SLEEP, SIM_TRACE_WAKE, SIM_TRACE_DMA_BEGIN, SIM_TRACE_DMA_END };
+enum sim_trace_kind {
+    SIM_TRACE_ENTER,
+    SIM_TRACE_LEAVE,
+    SIM_TRACE_SLEEP,
+    SIM_TRACE_WAKE,
+    SIM_TRACE_DMA_BEGIN,
+    SIM_TRACE_DMA_END
+};
 
 typedef struct {
     uint64_t cycle;
@@ -87,7 +105,9 @@ typedef struct {
     uint32_t b; /* external address of the transfer */
     uint32_t bytes;
     uint32_t flags;  /* transfer: bit 0 external to L1, bit 1 2D; direction and number of the transfer above */
-    uint64_t stalls; /* stall cycles of the core so far */
+    /* What the core has counted so far. */
+    uint64_t multiply_adds;
+    uint64_t stalls[SIM_STALL_KINDS];
 } sim_trace_t;
 
 /* One range that a kernel may touch; kernel -1: every kernel. */
