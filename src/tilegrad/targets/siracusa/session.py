@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tilegrad.simulator.elf import Image
+from tilegrad.simulator.elf import Image, read_elf
 from tilegrad.simulator.machine import Simulator
 from tilegrad.targets.base import Array, Progress, Session, require_entry, require_symbol
 
@@ -29,9 +29,7 @@ class ClusterSession(Session):
     """
 
     def __init__(self, executable: Path, cores: int, progress: Progress | None = None) -> None:
-        self._machine = Simulator(executable, cores=cores, progress=progress)
-        image = self._machine.image
-        self._machine.close()
+        image = read_elf(executable)
         self._machine = Simulator(image, cores=cores, stacks=_stacks(image), progress=progress)
         self._machine.breakpoint(_IDLE)
         self.output = self._machine.run().output
