@@ -104,7 +104,7 @@ def test_the_host_brings_its_driver_along() -> None:
 
 def test_a_target_is_registered_from_outside(toy: Target) -> None:
     assert get_target("toy") is toy
-    assert [target.name for target in list_targets()] == ["host", "toy"]
+    assert [target.name for target in list_targets()] == ["host", "siracusa", "toy"]
 
 
 def test_a_registered_target_builds_and_runs(toy: Target, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_an_installed_package_declares_a_target(tmp_path: Path, monkeypatch: pyt
     declare(tmp_path, module, "board", "toy_package_targets:BOARD")
     monkeypatch.syspath_prepend(tmp_path)
     assert get_target("board").cores == 2
-    assert [target.name for target in list_targets()] == ["board", "host"]
+    assert [target.name for target in list_targets()] == ["board", "host", "siracusa"]
 
 
 @pytest.mark.parametrize(
@@ -201,3 +201,14 @@ def test_an_unknown_symbol_or_entry_is_explained() -> None:
         require_entry((), "run", 1)
     with pytest.raises(RunError, match="at least once, not 0 times"):
         require_entry(("run",), "run", 0)
+
+
+def test_a_team_is_chosen_where_there_are_several_cores() -> None:
+    several = replace(get_target("host"), cores=3, most_cores=4)
+    assert [several.with_cores(cores).cores for cores in (1, 4)] == [1, 4]
+    assert several.with_cores(1).with_cores(2).cores == 2
+    for cores in (0, 5):
+        with pytest.raises(UserError, match=f"1 to 4 cores, not {cores}"):
+            several.with_cores(cores)
+    with pytest.raises(UserError, match="one core"):
+        get_target("host").with_cores(1)

@@ -24,7 +24,14 @@ from tilegrad.cli.options import (
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the C project. [default: ./NAME_c]")
 @click.option("--inference", is_flag=True, help="Compile inference alone; training options mean nothing.")
 def command(
-    model: str, batch: int | None, seed: int, target: str, out: str | None, inference: bool, **values: Any
+    model: str,
+    batch: int | None,
+    seed: int,
+    target: str,
+    cores: int | None,
+    out: str | None,
+    inference: bool,
+    **values: Any,
 ) -> None:
     """Write the C project for MODEL without building or running it.
 
@@ -44,6 +51,7 @@ def command(
         training=None if inference else values,
         target=target,
         out=folder,
+        cores=cores,
     )
     with Progress() as progress:
         _, build = compile_request(request, progress)

@@ -39,7 +39,15 @@ STAGES = ("graph", "training", "plan", "c")
 @click.option("--c", is_flag=True, help="The same as --stage c.")
 @training_options()
 @target_option()
-def command(model: str, batch: int | None, seed: int, target: str, stages: tuple[str, ...], **values: Any) -> None:
+def command(
+    model: str,
+    batch: int | None,
+    seed: int,
+    target: str,
+    cores: int | None,
+    stages: tuple[str, ...],
+    **values: Any,
+) -> None:
     """Print any stage of compiling MODEL."""
     from tilegrad.cli.job import Request, compile_request
     from tilegrad.cli.progress import Progress
@@ -55,6 +63,7 @@ def command(model: str, batch: int | None, seed: int, target: str, stages: tuple
             training=None if set(shown) == {"graph"} else values,
             target=target,
             out=Path(folder) / "project",
+            cores=cores,
         )
         with Progress() as progress:
             _, build = compile_request(request, progress)

@@ -40,6 +40,7 @@ class Request:
         out: folder of the C project.
         cc: compiler, or None for the target's.
         sanitize: build with sanitizers.
+        cores: cores that share the work, or None for all.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Request:
     out: Path
     cc: str | None = None
     sanitize: bool = False
+    cores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def compile_request(request: Request, progress: Progress) -> tuple[Source, Build
 
     arguments = training_arguments(request.training) if request.training is not None else {}
     target = get_target(request.target)
+    if request.cores is not None:
+        target = target.with_cores(request.cores)
     progress.stage("loading the model")
     source = resolve(request.model, request.zoo, batch=request.batch, seed=request.seed)
     build = tilegrad.compile(

@@ -214,6 +214,20 @@ def training_options() -> Callable[[F], F]:
 
 def target_option() -> Callable[[F], F]:
     """The target that the C is for."""
-    return click.option(
-        "--target", metavar="NAME", default="host", show_default=True, help="Where it runs; see `tilegrad targets`."
+    return _decorate(
+        [
+            click.option(
+                "--target",
+                metavar="NAME",
+                default="host",
+                show_default=True,
+                help="Where it runs; see `tilegrad targets`.",
+            ),
+            click.option(
+                "--cores",
+                type=click.IntRange(1),
+                metavar="N",
+                help="Cores that share the work, for targets with several. [default: all]",
+            ),
+        ]
     )

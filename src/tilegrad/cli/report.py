@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tilegrad.cli.job import Outcome
 from tilegrad.report.tables import error_table, loss_table, memory_table, new_table, to_json, verdict_lines
+from tilegrad.report.work import cycle_lines, work_json
 from tilegrad.verification.harness import count_errors, harness_lines
 
 #: Columns where the output is no terminal: wide enough for every table, so that nothing is cut off in a log.
@@ -37,7 +38,8 @@ def show(outcome: Outcome) -> None:
     program = build.program
     click.echo(f"model: {outcome.source.name}, {sum(p.size for p in build.parameters.values()):,} parameters")
     click.echo(f"data: {outcome.samples.label}")
-    click.echo(f"target: {build.target.name}, built with {program.compiler}")
+    team = f" with {build.target.cores} of {most} cores" if (most := build.target.most_cores) else ""
+    click.echo(f"target: {build.target.name}{team}, built with {program.compiler}")
     for notice in program.notices:
         click.echo(f"note: {notice}")
     for table in (loss_table(verification), error_table(verification), memory_table(build.memory), _times(outcome)):
@@ -49,6 +51,8 @@ def show(outcome: Outcome) -> None:
         click.echo(line)
     if not build.target.has_cycle_counter:
         click.echo(f"the target {build.target.name} has no cycle counter: the next lines give 0 cycles")
+    for line in cycle_lines(build, verification.run, outcome.steps):
+        click.echo(line)
     for line in harness_lines(verification, verification.run, build.weight_bytes):
         click.echo(line)
 
@@ -67,6 +71,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "data": outcome.samples.label,
         "synthetic": outcome.samples.synthetic,
         "target": build.target.name,
+        "cores": build.target.cores,
+        "work": work_json(build, verification.run, outcome.steps),
         "compiler": build.program.compiler,
         "run_seconds": verification.run.seconds,
         "seconds_by_stage": outcome.seconds,

@@ -43,6 +43,7 @@ def command(
     steps: int,
     data: str | None,
     target: str,
+    cores: int | None,
     cc: str | None,
     sanitize: bool,
     out: str | None,
@@ -73,6 +74,7 @@ def command(
             out=Path(out) if out is not None else folder,
             cc=cc,
             sanitize=sanitize,
+            cores=cores,
         )
         with Progress() as progress:
             outcome = train(request, steps=steps, data=data, progress=progress)

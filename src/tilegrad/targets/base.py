@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -246,6 +246,9 @@ class Target(ABC):
         has_cycle_counter: whether calls report cycles.
         compilers: names that `build` takes for `cc` besides a path.
         default_compiler: the name used where none is given.
+        most_cores: the largest team that `with_cores` gives; None where it is `cores`.
+        multiply_adds_per_cycle: most fused multiply-adds that the whole machine starts in one cycle, or None where
+            that is not known.
     """
 
     name: str
@@ -257,6 +260,8 @@ class Target(ABC):
     has_cycle_counter: bool = False
     compilers: tuple[str, ...] = field(default=("zig",))
     default_compiler: str = "zig"
+    most_cores: int | None = None
+    multiply_adds_per_cycle: float | None = None
 
     def __post_init__(self) -> None:
         names = [memory.name for memory in self.memories]
@@ -278,6 +283,19 @@ class Target(ABC):
                 return memory
         known = ", ".join(memory.name for memory in self.memories)
         raise UserError(f"target {self.name!r} has no memory {name!r}; it has {known}")
+
+    def with_cores(self, cores: int) -> Self:
+        """The same target with a team of this many cores.
+
+        Raises:
+            UserError: the target has one core, or not that many.
+        """
+        most = self.most_cores or self.cores
+        if most == 1:
+            raise UserError(f"target {self.name!r} has one core: the number of cores cannot be chosen")
+        if not 1 <= cores <= most:
+            raise UserError(f"target {self.name!r} has 1 to {most} cores, not {cores}")
+        return replace(self, cores=cores)
 
     def project_files(self) -> Mapping[str, str]:
         """Files that this target adds to a generated project: path in the project to text, in a fixed order."""

@@ -128,4 +128,6 @@ TARGET = SiracusaTarget(
     has_cycle_counter=True,
     compilers=("zig",),
     default_compiler="zig",
+    most_cores=MOST_CORES,
+    multiply_adds_per_cycle=4,
 )

@@ -1,0 +1,42 @@
+"""`tilegrad train --target siracusa`: real cycles, the number of cores, the machine's bound."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from cli_harness import invoke, refused
+
+
+def test_cycles_and_the_bound_are_reported(tmp_path: Path) -> None:
+    result = invoke("train", "mlp", "--target", "siracusa", "--cores", 2, "--steps", 2, "--json", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "target: siracusa with 2 of 8 cores" in result.stdout
+    assert "Errors: 0 out of 2" in result.stdout
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["train_cycles"] > 0 and found["opt_cycles"] > 0
+    assert f"BENCH train_cycles={found['train_cycles']} opt_cycles={found['opt_cycles']} " in result.stdout
+    work = found["work"]
+    assert found["cores"] == 2
+    assert work["train_cycles_per_pass"] * 2 == found["train_cycles"]
+    assert work["bound_cycles"] == work["multiply_adds"] / 4
+    assert work["cycles_over_bound"] > 2, "two cores cannot start four multiply-adds in a cycle"
+    step = f"{(found['train_cycles'] + found['opt_cycles']) / 2:,.0f}"
+    assert re.search(
+        rf"^cycles per step: {step} \(forward and backward [\d,]+, optimizer [\d,]+\)$", result.stdout, re.M
+    )
+    assert f"{work['cycles_over_bound']:.2f} times that" in result.stdout
+
+
+def test_the_team_of_the_generated_code_is_the_one_asked_for(tmp_path: Path) -> None:
+    for cores in (1, 4):
+        out = tmp_path / str(cores)
+        result = invoke("compile", "mlp", "--target", "siracusa", "--cores", cores, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert json.loads((out / "plan.json").read_text())["cores"] == cores
+
+
+def test_cores_that_the_target_does_not_have_are_refused() -> None:
+    refused(invoke("train", "mlp", "--cores", 2), "target 'host' has one core")
+    refused(invoke("compile", "mlp", "--target", "siracusa", "--cores", 9), "1 to 8 cores, not 9")
