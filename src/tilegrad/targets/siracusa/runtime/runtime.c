@@ -60,7 +60,7 @@ __attribute__((used)) void tilegrad_worker(uint32_t core)
 {
     if (core >= TILEGRAD_CORES)
         sleep_forever();
-    REGISTER(TG_EVENT_UNIT) = 0x70100u;
+    REGISTER(TG_EVENT_UNIT) = 0x70000u; /* barriers, mutexes, dispatch; not the DMA, whose events would end a barrier */
     for (;;) {
         if (core == 0) {
             tilegrad_idle();
