@@ -203,9 +203,10 @@ def _nest(state: _State, output: Value) -> Nest:
     order = [*state.outputs, *reductions]
     mapping = {old: Affine.iterator(new) for new, old in enumerate(order)}
     index = tuple(row.substitute(mapping) for row in state.index)
-    guards = tuple(guard.substitute(mapping) for guard in state.guards)
-    body = sc.substitute(state.body, mapping)
     extents = [state.extents[i] for i in order]
+    moved = [guard.substitute(mapping) for guard in state.guards]
+    guards = [guard for guard in moved if not guard.always_holds(extents)]
+    body = sc.substitute(state.body, mapping)
     sums = bool(reductions) or state.scatter or bool(guards)
     combiner, exprs = sum_of(body) if sums else ("assign", (body,))
     return make_nest(
