@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import tempfile
@@ -94,6 +95,8 @@ class Build:
     """A compiled program; `tilegrad.compile` makes it.
 
     Attributes:
+        observe: what accompanies every later `run`, or None: called with the session when the program is ready to
+            train, it gives a context manager that is left when training ends.
         c_project: the generated folder.
         memory: use of every memory level.
         plan: the plan that the code follows.
@@ -125,6 +128,7 @@ class Build:
     optimization: str
     flags: tuple[str, ...]
     progress: Progress | None
+    observe: Callable[[Session], contextlib.AbstractContextManager[object]] | None = None
     _program: Program | None = None
     _building: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _last: State | None = None
@@ -223,9 +227,12 @@ class Build:
         first = 0 if state is None else state.step * self.accumulate
         loss_symbol = self._symbol(training.loss_output)
         rate_symbol = self._symbols().get(training.learning_rate)
-        with self.program.start() as session:
+        with contextlib.ExitStack() as stack:
+            session = stack.enter_context(self.program.start())
             _initialise(session)
             self._restore(session, state)
+            if self.observe is not None:
+                stack.enter_context(self.observe(session))
             for step in range(steps):
                 setting = {rate_symbol: np.array(rates[step], np.float32)} if rate_symbol is not None else {}
                 for micro in range(self.accumulate):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tilegrad.cli.progress import Progress
     from tilegrad.cli.samples import Samples
     from tilegrad.cli.source import Source
+    from tilegrad.report.observe import StepProfile
+    from tilegrad.targets import Target
     from tilegrad.verification import Verification
 
 _LOSSES = {"ce": "CrossEntropy", "mse": "MSE", "bce": "BCEWithLogits"}
@@ -41,6 +43,9 @@ class Request:
         cc: compiler, or None for the target's.
         sanitize: build with sanitizers.
         cores: cores that share the work, or None for all.
+        guard: check every access of the kernels against the plan.
+        profile: count the first step's cycles by kernel.
+        trace: file for a trace of the first step, or None.
     """
 
     model: str
@@ -53,6 +58,15 @@ class Request:
     cc: str | None = None
     sanitize: bool = False
     cores: int | None = None
+    guard: bool = False
+    profile: bool = False
+    trace: Path | None = None
+
+    @property
+    def watches(self) -> tuple[str, ...]:
+        """The options given that need a simulated target."""
+        given = {"--guard": self.guard, "--profile": self.profile, "--trace": self.trace is not None}
+        return tuple(option for option, wanted in given.items() if wanted)
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ class Outcome:
         verification: the comparison.
         steps: optimizer steps.
         seconds: time by stage; ``total`` is the time from the command's start.
+        profile: the first step's cycles by kernel, or None where nobody asked.
     """
 
     source: Source
@@ -74,6 +89,7 @@ class Outcome:
     verification: Verification
     steps: int
     seconds: dict[str, float] = field(default_factory=dict)
+    profile: StepProfile | None = None
 
 
 def compile_request(request: Request, progress: Progress) -> tuple[Source, Build]:
@@ -90,6 +106,7 @@ def compile_request(request: Request, progress: Progress) -> tuple[Source, Build
     target = get_target(request.target)
     if request.cores is not None:
         target = target.with_cores(request.cores)
+    _check_watching(request, target)
     progress.stage("loading the model")
     source = resolve(request.model, request.zoo, batch=request.batch, seed=request.seed)
     build = tilegrad.compile(
@@ -106,6 +123,19 @@ def compile_request(request: Request, progress: Progress) -> tuple[Source, Build
     return source, build
 
 
+def _check_watching(request: Request, target: Target) -> None:
+    from tilegrad.targets import list_targets
+
+    if request.watches and not target.simulated:
+        others = ", ".join(other.name for other in list_targets() if other.simulated)
+        raise UserError(
+            f"{' and '.join(request.watches)}: programs for target {target.name!r} run on a real machine, where they "
+            f"cannot be watched; choose a simulated target: {others or 'none is installed'}"
+        )
+    if request.trace is not None and not request.trace.absolute().parent.is_dir():
+        raise UserError(f"--trace: there is no folder {request.trace.absolute().parent}")
+
+
 def train(request: Request, *, steps: int, data: str | None, progress: Progress) -> Outcome:
     """Compile, build, run and compare; the C is built while the reference is computed.
 
@@ -113,6 +143,7 @@ def train(request: Request, *, steps: int, data: str | None, progress: Progress)
         TileGradError: whatever goes wrong on the way; a comparison that fails is no error.
     """
     from tilegrad.cli.samples import make_samples
+    from tilegrad.report.observe import guarded, record_step
     from tilegrad.verification import verify
 
     started = time.monotonic()
@@ -132,14 +163,20 @@ def train(request: Request, *, steps: int, data: str | None, progress: Progress)
             loss = str(request.training["loss"])
             samples = make_samples(source, build, loss, count=count, seed=request.seed, data=data)
             build.check_batches(samples.batches)
+            if request.guard:
+                guarded(build)
             verification = verify(source.model, build, samples.batches, steps, progress=tell)
+            profile = None
+            if request.profile or request.trace is not None:
+                tell("watching one step")
+                profile = record_step(build, samples.batches, trace=request.trace)
         except KeyboardInterrupt:
             if not ahead.done():
                 progress.note("stopping as soon as the C compiler has ended ...")
             raise
     progress.end()
     seconds = {**progress.seconds, "build": build.program.seconds, "total": time.monotonic() - started}
-    return Outcome(source, build, samples, verification, steps, seconds)
+    return Outcome(source, build, samples, verification, steps, seconds, profile if request.profile else None)
 
 
 def training_arguments(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from tilegrad.cli.job import Outcome
+from tilegrad.report.profile import kernel_table, phase_table, profile_json
 from tilegrad.report.tables import error_table, loss_table, memory_table, new_table, to_json, verdict_lines
 from tilegrad.report.work import cycle_lines, work_json
 from tilegrad.verification.harness import count_errors, harness_lines
@@ -44,6 +45,9 @@ def show(outcome: Outcome) -> None:
         click.echo(f"note: {notice}")
     for table in (loss_table(verification), error_table(verification), memory_table(build.memory), _times(outcome)):
         _print(console, table)
+    if outcome.profile is not None:
+        for table in (phase_table(outcome.profile), kernel_table(outcome.profile)):
+            _print(console, table)
     click.echo(f"C files compiled: {program.compiled}, the others came from the cache")
     click.echo(f"time inside the training program: {verification.run.seconds * 1e3:.1f} ms")
     click.echo()
@@ -72,6 +76,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "synthetic": outcome.samples.synthetic,
         "target": build.target.name,
         "cores": build.target.cores,
+        "profile": None if outcome.profile is None else profile_json(outcome.profile),
         "work": work_json(build, verification.run, outcome.steps),
         "compiler": build.program.compiler,
         "run_seconds": verification.run.seconds,

@@ -34,6 +34,16 @@ from tilegrad.cli.options import (
 @target_option()
 @click.option("--cc", metavar="COMPILER", help="C compiler: zig, gcc, clang, or a path. [default: the target's]")
 @click.option("--sanitize", is_flag=True, help="Build with sanitizers: address and UB with gcc or clang, UB with zig.")
+@click.option("--profile", is_flag=True, help="Tell which kernel takes the cycles, and why (simulated targets).")
+@click.option(
+    "--trace",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Write a trace of the first step for Perfetto (simulated targets).",
+)
+@click.option(
+    "--guard", is_flag=True, help="Stop where a kernel touches memory that is not its own (simulated targets)."
+)
 @click.option("--out", type=click.Path(), metavar="DIR", help="Keep the C project in this folder.")
 @click.option("--json", "json_file", type=click.Path(), metavar="FILE", help="Write all results to this file.")
 def command(
@@ -46,6 +56,9 @@ def command(
     cores: int | None,
     cc: str | None,
     sanitize: bool,
+    profile: bool,
+    trace: Path | None,
+    guard: bool,
     out: str | None,
     json_file: str | None,
     **values: Any,
@@ -75,12 +88,17 @@ def command(
             cc=cc,
             sanitize=sanitize,
             cores=cores,
+            guard=guard,
+            profile=profile,
+            trace=trace,
         )
         with Progress() as progress:
             outcome = train(request, steps=steps, data=data, progress=progress)
         show(outcome)
         if out is not None:
             click.echo(f"The C project is in {out}.")
+        if trace is not None:
+            click.echo(f"The trace is in {trace}; https://ui.perfetto.dev shows it, one microsecond for each cycle.")
         if file is not None:
             file.write(as_json(outcome))
     if not outcome.verification.ok:

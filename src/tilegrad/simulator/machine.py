@@ -26,7 +26,7 @@ from tilegrad.simulator.library import (
     load_library,
 )
 from tilegrad.simulator.regions import Region
-from tilegrad.simulator.trace import chrome_trace
+from tilegrad.simulator.trace import KernelSpan, chrome_trace, kernel_spans
 from tilegrad.targets.base import Progress
 
 __all__ = ["FC", "Counters", "FunctionProfile", "Reason", "Result", "Simulator"]
@@ -396,6 +396,10 @@ class Simulator:
             path.write_text(text)
         except OSError as error:
             raise UserError(f"the trace cannot be written to {path}: {error.strerror or error}") from error
+
+    def spans(self) -> list[KernelSpan]:
+        """When each core executed which kernel, as far as `trace` recorded it."""
+        return kernel_spans(self._trace, self._context.kernels)
 
     def _collect_trace(self) -> None:
         block = (TraceRecord * 4096)()

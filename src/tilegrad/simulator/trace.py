@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tilegrad.simulator.faults import FC, WAITS
@@ -13,6 +14,36 @@ _CLUSTER, _DMA = 0, 1
 _DIRECTIONS = ("L1 to external", "external to L1")
 
 Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class KernelSpan:
+    """One execution of a kernel by one core, callees included.
+
+    Attributes:
+        kernel: the symbol of its function.
+        core: the core.
+        begin: cycle of its first instruction.
+        end: cycle of its return.
+    """
+
+    kernel: str
+    core: int
+    begin: int
+    end: int
+
+
+def kernel_spans(records: Iterable[TraceRecord], kernels: Sequence[str]) -> list[KernelSpan]:
+    """The executions of kernels that have ended, in order of their ends."""
+    spans: list[KernelSpan] = []
+    open_at: dict[int, list[TraceRecord]] = {}
+    for record in records:
+        if record.kind == _ENTER:
+            open_at.setdefault(record.core, []).append(record)
+        elif record.kind == _LEAVE and open_at.get(record.core):
+            begun = open_at[record.core].pop()
+            spans.append(KernelSpan(kernels[begun.a], record.core, int(begun.cycle), int(record.cycle)))
+    return spans
 
 
 def chrome_trace(records: Iterable[TraceRecord], kernels: Sequence[str], end: int) -> dict[str, Any]:

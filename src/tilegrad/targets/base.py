@@ -14,11 +14,14 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy.typing as npt
 
 from tilegrad.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from tilegrad.simulator import Simulator
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
@@ -160,6 +163,15 @@ class Session(ABC):
             RunError: the program ended in an error of its own.
         """
 
+    @property
+    def simulator(self) -> Simulator:
+        """The simulated machine that the program runs on, for those who watch it.
+
+        Raises:
+            UserError: the program runs on a real one; `Target.simulated` says so beforehand.
+        """
+        raise UserError("the program runs on a real machine: what it does cannot be watched")
+
     def kill(self) -> None:
         """Ends the program at once, without asking how it fared; `close` where nothing is quicker."""
         self.close()
@@ -249,6 +261,7 @@ class Target(ABC):
         most_cores: the largest team that `with_cores` gives; None where it is `cores`.
         multiply_adds_per_cycle: most fused multiply-adds that the whole machine starts in one cycle, or None where
             that is not known.
+        simulated: whether programs run on the simulator, so that sessions have `Session.simulator`.
     """
 
     name: str
@@ -262,6 +275,7 @@ class Target(ABC):
     default_compiler: str = "zig"
     most_cores: int | None = None
     multiply_adds_per_cycle: float | None = None
+    simulated: bool = False
 
     def __post_init__(self) -> None:
         names = [memory.name for memory in self.memories]

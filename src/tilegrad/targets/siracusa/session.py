@@ -51,6 +51,11 @@ class ClusterSession(Session):
     def _text(self, address: int) -> str:
         return self._machine.read_bytes(address, _LONGEST_NAME).split(b"\0", 1)[0].decode()
 
+    @property
+    def simulator(self) -> Simulator:
+        """See `Session.simulator`."""
+        return self._machine
+
     def write(self, symbol: str, data: Array) -> None:
         """See `Session.write`."""
         require_symbol(self.symbols, symbol, np.asarray(data).nbytes)

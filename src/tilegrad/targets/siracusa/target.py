@@ -130,4 +130,5 @@ TARGET = SiracusaTarget(
     default_compiler="zig",
     most_cores=MOST_CORES,
     multiply_adds_per_cycle=4,
+    simulated=True,
 )

@@ -1,0 +1,229 @@
+"""Watching a program on a simulated machine: guarded kernels, a trace, a profile by kernel."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tilegrad.codegen.project import ARENA, symbol
+from tilegrad.errors import RunError
+from tilegrad.report.work import multiply_adds
+from tilegrad.simulator import Access, Region
+from tilegrad.simulator.trace import KernelSpan
+
+if TYPE_CHECKING:
+    from tilegrad.api import Batch, Build
+    from tilegrad.planning.plan import Kernel, Plan
+    from tilegrad.simulator import Simulator
+    from tilegrad.simulator.elf import Image
+    from tilegrad.simulator.machine import FunctionProfile
+    from tilegrad.targets import Session
+
+#: Symbol that holds the stacks of all cores, in the run-time code of simulated targets.
+STACKS = "tilegrad_stacks"
+#: What cores lose that are done with a kernel before the last one is.
+IMBALANCE = "imbalance"
+
+
+@dataclass(frozen=True)
+class KernelProfile:
+    """What one kernel took in one step.
+
+    Attributes:
+        name: its C function.
+        origin: the node of the model it came from.
+        phase: ``forward``, ``backward`` or ``optimizer``.
+        calls: how often it ran.
+        cycles: from the first core's entry to the last one's return, all calls together.
+        multiply_adds: of its sums of products, terms that guards exclude not counted.
+        share: its part of the step's cycles.
+        core_cycles: cycles of all cores together, the waiting of early ones included.
+        losses: of `core_cycles`, those that were lost, by cause; functions that it calls are not included.
+    """
+
+    name: str
+    origin: str
+    phase: str
+    calls: int
+    cycles: int
+    multiply_adds: int
+    share: float
+    core_cycles: int
+    losses: dict[str, int]
+
+    @property
+    def limit(self) -> str:
+        """The cause of the largest loss; empty where nothing is lost."""
+        cause = max(self.losses, key=lambda cause: self.losses[cause], default="")
+        return cause if cause and self.losses[cause] else ""
+
+    @property
+    def limit_share(self) -> float:
+        """The part of `core_cycles` that the largest loss takes."""
+        return self.losses[self.limit] / self.core_cycles if self.limit and self.core_cycles else 0.0
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """What one step took.
+
+    Attributes:
+        cycles: of the whole step: passes and optimizer.
+        kernels: in execution order; those that did not run are left out.
+    """
+
+    cycles: int
+    kernels: tuple[KernelProfile, ...]
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Cycles by phase, and of what lies between the kernels."""
+        found: dict[str, int] = {"forward": 0, "backward": 0, "optimizer": 0}
+        for kernel in self.kernels:
+            found[kernel.phase] = found.get(kernel.phase, 0) + kernel.cycles
+        return found | {"between kernels": self.cycles - sum(found.values())}
+
+
+def guarded(build: Build) -> None:
+    """Check every access that a kernel makes in later runs of the build against the plan.
+
+    A run in which a kernel touches what is not its own raises `RunError`, which names the kernel and the buffer.
+    """
+
+    @contextlib.contextmanager
+    def observe(session: Session) -> Iterator[None]:
+        set_guard(session.simulator, build.plan)
+        yield
+
+    build.observe = observe
+
+
+def set_guard(simulator: Simulator, plan: Plan) -> None:
+    """Guard the kernels of a plan on a machine with its program."""
+    image = simulator.image
+    tables = {kernel.name: _regions(kernel, image) for kernel in _kernels(plan, image)}
+    simulator.guard(tables, _common(plan, image))
+
+
+def record_step(
+    build: Build, batches: Sequence[Batch], *, trace: Path | None = None, guard: bool = False
+) -> StepProfile:
+    """Run the first step once more and watch it: watching changes neither results nor cycles.
+
+    Args:
+        build: a build for a simulated target.
+        batches: micro-batches, as for `Build.run`.
+        trace: file for a trace that Perfetto and chrome://tracing show, or None.
+        guard: guard the kernels meanwhile.
+
+    Raises:
+        RunError: the program fails.
+        UserError: the target is not simulated, or the trace cannot be written.
+    """
+    spans: list[KernelSpan] = []
+    functions: list[FunctionProfile] = []
+
+    @contextlib.contextmanager
+    def observe(session: Session) -> Iterator[None]:
+        simulator = session.simulator
+        if guard:
+            set_guard(simulator, build.plan)
+        else:
+            simulator.kernels([kernel.name for kernel in _kernels(build.plan, simulator.image)])
+        simulator.trace()
+        simulator.profile()
+        yield
+        spans.extend(simulator.spans())
+        functions.extend(simulator.profiles())
+        if trace is not None:
+            simulator.write_trace(trace)
+
+    before, build.observe = build.observe, observe
+    try:
+        run = build.run(batches, 1)
+    finally:
+        build.observe = before
+    cycles = (run.train_cycles or 0) + (run.opt_cycles or 0)
+    ran = {span.kernel for span in spans}
+    kernels = [kernel for entry in build.plan.entries for kernel in entry.kernels if kernel.name in ran]
+    return StepProfile(cycles, tuple(_profiles(kernels, spans, functions, cycles)))
+
+
+def _profiles(
+    kernels: Iterable[Kernel], spans: Iterable[KernelSpan], functions: Iterable[FunctionProfile], step: int
+) -> Iterator[KernelProfile]:
+    by_core: dict[str, dict[int, list[KernelSpan]]] = defaultdict(lambda: defaultdict(list))
+    for span in spans:
+        by_core[span.kernel][span.core].append(span)
+    stalls: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for function in functions:
+        for cause, count in function.counters.stalls.items():
+            stalls[function.function][cause] += count
+    for kernel in kernels:
+        calls = _calls(kernel.name, by_core[kernel.name])
+        cycles = sum(max(s.end for s in call) - min(s.begin for s in call) for call in calls)
+        team = len(by_core[kernel.name])
+        inside = sum(span.end - span.begin for call in calls for span in call)
+        yield KernelProfile(
+            name=kernel.name,
+            origin=kernel.op.origin,
+            phase=kernel.op.phase,
+            calls=len(calls),
+            cycles=cycles,
+            multiply_adds=multiply_adds(kernel.op.nests) * len(calls),
+            share=cycles / step if step else 0.0,
+            core_cycles=cycles * team,
+            losses={**stalls[kernel.name], IMBALANCE: cycles * team - inside},
+        )
+
+
+def _calls(name: str, by_core: Mapping[int, list[KernelSpan]]) -> list[tuple[KernelSpan, ...]]:
+    """What the cores did in each call of a kernel: all of the team take part in every one."""
+    counts = {len(spans) for spans in by_core.values()}
+    if len(counts) != 1:
+        raise RunError(f"the cores did not run kernel {name!r} equally often: {sorted(counts)} times")
+    return list(zip(*by_core.values(), strict=True))
+
+
+def _kernels(plan: Plan, image: Image) -> list[Kernel]:
+    """The kernels that are in the program: those whose outputs have no elements are not."""
+    return [kernel for entry in plan.entries for kernel in entry.kernels if kernel.name in image.symbols]
+
+
+def _regions(kernel: Kernel, image: Image) -> list[Region]:
+    """What a kernel may touch: the tensors it reads, and for reading and writing those it writes."""
+    found: dict[str, Region] = {}
+    operands = [(value, storage, Access.READ) for value, storage in kernel.reads.items()]
+    operands += [(value, storage, Access.BOTH) for value, storage in kernel.writes.items()]
+    for value, storage, access in operands:
+        if storage.offset is None:
+            address = image.symbols[symbol(storage)].address
+        else:
+            address = image.symbols[ARENA].address + storage.offset
+        other = found.get(storage.name)
+        size = max(value.bytes, other.size if other else 0)
+        found[storage.name] = Region(storage.name, address, size, access | (other.access if other else access))
+    return list(found.values())
+
+
+def _common(plan: Plan, image: Image) -> list[Region]:
+    """What every kernel may touch: the stacks, and the literals beside the code, but no constant of the plan."""
+    stacks = image.symbols[STACKS]
+    found = [Region("stacks", stacks.address, stacks.size, Access.BOTH)]
+    own = sorted(
+        (place.address, place.address + place.size) for s in plan.constants for place in [image.symbols[symbol(s)]]
+    )
+    for segment in image.segments:
+        if not segment.executable:
+            continue
+        begin, end = segment.address, segment.address + len(segment.data)
+        for first, last in own:
+            if begin <= first < end:
+                found.append(Region("literals", begin, first - begin, Access.READ))
+                begin = last
+        found.append(Region("literals", begin, end - begin, Access.READ))
+    return found
