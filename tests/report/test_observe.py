@@ -62,6 +62,21 @@ def test_a_write_one_element_beyond_a_buffer_of_the_arena_is_caught() -> None:
         build.run(batches, 1)
 
 
+def test_a_read_of_a_buffer_that_is_not_alive_is_caught() -> None:
+    """What a kernel reads by mistake lies in the arena, too, but belongs to no operand of it."""
+    build, batches = compiled("mlp")
+    plan = next(entry for entry in build.plan.entries if entry.name == "train")
+    place, kernel = next((i, k) for i, k in enumerate(plan.kernels) if k.name.endswith("forward_relu_1"))
+    (source,) = (storage for storage in kernel.reads.values() if storage.offset is not None)
+    used = {storage.name for storage in (*kernel.reads.values(), *kernel.writes.values())}
+    dead = next(s for s in plan.storages if s.offset is not None and s.lower > place and s.name not in used)
+    assert source.offset is not None and dead.offset is not None
+    plant(build, "train", kernel.name, "x_hidden_1[i1]", f"x_hidden_1[i1 + ({(dead.offset - source.offset) // 4})]")
+    guarded(build)
+    with pytest.raises(tg.RunError, match=rf"kernel '{kernel.name}' reads 4 bytes at .*buffer '{dead.name}' of kernel"):
+        build.run(batches, 1)
+
+
 def test_the_kernels_of_speechnet_keep_to_their_buffers_and_watching_changes_nothing(tmp_path: Path) -> None:
     build, batches = compiled("speechnet")
     plain = build.run(batches, 1)
