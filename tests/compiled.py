@@ -53,7 +53,7 @@ class Project:
         writes = {
             self.symbols[value]: np.asarray(array).astype(value.dtype.numpy)
             for value, array in feeds.items()
-            if value in self.symbols
+            if value in self.symbols and value.size
         }
         reads = {self.symbols[place]: (place.dtype.numpy, place.shape) for place in self.places}
         with program.start() as session:

@@ -26,6 +26,8 @@ FLOAT_FUNCTIONS = (
     "exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "sqrt", "floor", "ceil", "round", "trunc",
 )  # fmt: skip
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+#: Comparisons of unsigned numbers that are decided where this operand is 0.
+_SIGN_TESTS = {"lt": 1, "ge": 1, "gt": 0, "le": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +124,12 @@ _INTERNED: weakref.WeakValueDictionary[tuple[object, ...], Expr] = weakref.WeakV
 
 
 def _make(op: str, args: tuple[Expr, ...], dtype: DType, attr: Any = None) -> Expr:
-    if op in COMPARISONS and args[0] is args[1] and not args[0].dtype.is_float:
-        # An integer compared with itself: C compilers take it for a mistake.
-        return constant(op in ("le", "ge", "eq"), DType.BOOL)
+    if op in COMPARISONS and not args[0].dtype.is_float:
+        # Integers compared with themselves, unsigned ones asked for a sign: C compilers take it for a mistake.
+        if args[0] is args[1]:
+            return constant(op in ("le", "ge", "eq"), DType.BOOL)
+        if args[0].dtype is DType.U32 and op in _SIGN_TESTS and _is_const(args[_SIGN_TESTS[op]], 0):
+            return constant(op in ("le", "ge"), DType.BOOL)
     # repr keeps -0.0 and 0.0, and NaN and NaN, apart and together as bits demand.
     key = (op, *map(id, args), dtype, repr(attr) if op == "const" else attr)
     found = _INTERNED.get(key)

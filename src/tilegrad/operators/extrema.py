@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from tilegrad.errors import ShapeError
 from tilegrad.ir import expr as sc
 from tilegrad.ir.builder import (
@@ -24,6 +26,13 @@ from tilegrad.operators.registry import OnnxCall, aten, onnx
 Axes = Sequence[int] | int | None
 
 
+def _reversed(v: Expr) -> Expr:
+    """`v` such that the order is reversed: the complement of integers, since the smallest one has no negative."""
+    if v.dtype.is_float:
+        return -v
+    return sc.constant(np.iinfo(v.dtype.numpy.name).max if v.dtype is DType.U32 else -1, v.dtype) - v
+
+
 def _extremum_at(x: Value, dim: int, keepdim: bool, *, largest: bool) -> tuple[Value, Value]:
     """The extremum along one axis and the i32 position of its first occurrence, which receives the gradient."""
     axis = axis_of(dim, x.rank, "max" if largest else "min")
@@ -37,8 +46,8 @@ def _extremum_at(x: Value, dim: int, keepdim: bool, *, largest: bool) -> tuple[V
     source = convert(x, DType.I32) if flag else x
     d, index, rows = reduction_domain(source, (axis,), keepdim)
     element = source[index]
-    value, position = d.argmax(element if largest else -element, rows)
-    value = value if largest else elementwise(lambda v: -v, value)
+    value, position = d.argmax(element if largest else _reversed(element), rows)
+    value = value if largest else elementwise(_reversed, value)
     return (convert(value, DType.BOOL) if flag else value), position
 
 
@@ -63,8 +72,8 @@ def _even(x: Value, dim: Axes, keepdim: bool, *, largest: bool) -> Value:
     flag = x.dtype is DType.BOOL
     source = convert(x, DType.I32) if flag else x
     d, index, rows = reduction_domain(source, axes, keepdim)
-    found = d.max(source[index] if largest else -source[index], rows)
-    result = found if largest else elementwise(lambda v: -v, found)
+    found = d.max(source[index] if largest else _reversed(source[index]), rows)
+    result = found if largest else elementwise(_reversed, found)
     if not x.dtype.is_float:
         return convert(result, DType.BOOL) if flag else result
     wide = [1 if axis in axes else extent for axis, extent in enumerate(x.shape)]

@@ -83,11 +83,13 @@ def neg(x: Value) -> Value:
 
 def absolute(x: Value) -> Value:
     """``|x|``; the gradient at 0 is 0."""
-    return apply(sc.absolute, x)
+    return x if x.dtype in (DType.U32, DType.BOOL) else apply(sc.absolute, x)
 
 
 def sign(x: Value) -> Value:
     """-1, 0 or 1; 0 for NaN, as in PyTorch."""
+    if x.dtype is DType.U32:
+        return apply(lambda v: sc.select(v > 0, 1, 0), x)
     return apply(lambda v: sc.select(v > 0, 1, sc.select(v < 0, sc.constant(-1, v.dtype), 0)), x)
 
 

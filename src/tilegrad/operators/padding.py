@@ -128,7 +128,8 @@ def pad(x: Value, pad: Sequence[int], mode: str | int = "constant", value: float
     Raises:
         UnsupportedCall: for an unknown mode.
     """
-    name = ("constant", "reflect", "replicate", "circular")[mode] if isinstance(mode, int) else mode
+    # The numbers are those of ATen's enumeration.
+    name = ("reflect", "replicate", "circular", "constant")[mode] if isinstance(mode, int) else mode
     if name == "constant":
         return constant_pad(x, pad, 0 if value is None else value)
     functions = {"reflect": reflection_pad, "replicate": replication_pad, "circular": circular_pad}
