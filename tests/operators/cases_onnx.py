@@ -197,6 +197,7 @@ LAYERS: list[Case] = [
          f(2, 2, 4), f(2, 2, 4, seed=1), hidden_size=4, direction="bidirectional", outputs=3),
     onnx("GRU", f(2, 2, 3), f(1, 12, 3, low=-0.7, high=0.7), f(1, 12, 4, low=-0.7, high=0.7), f(1, 24), None,
          f(1, 2, 4), hidden_size=4, direction="reverse", linear_before_reset=1, outputs=2),
+    onnx("GRU", f(2, 2, 3), f(1, 12, 3, low=-0.7, high=0.7), f(1, 12, 4, low=-0.7, high=0.7), hidden_size=4, outputs=2),
     onnx("RNN", f(3, 2, 3), f(1, 4, 3), f(1, 4, 4), hidden_size=4, outputs=2),
 ]  # fmt: skip
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from aten_harness import find
-from onnx_harness import check_onnx, evaluate
+from onnx_harness import adapter, check_onnx, evaluate
 from operator_harness import build, check, draw
 
 from tilegrad.errors import ShapeError
 from tilegrad.ir.types import DType
+from tilegrad.operators import arithmetic, slicing
 from tilegrad.operators.registry import UnsupportedCall
 
 _TYPES = {torch.float32: DType.F32, torch.int64: DType.I64, torch.int32: DType.I32, torch.bool: DType.BOOL}
@@ -140,3 +141,17 @@ def test_onnx_identities_and_triangles() -> None:
     for upper in (0, 1):
         check_onnx("Trilu", [F], {"upper": upper})
         check_onnx("Trilu", [F, np.array(1, np.int64)], {"upper": upper}, constants=[1])
+
+
+def test_shapes_of_an_onnx_model_leave_nothing_to_compute() -> None:
+    """Shape, gather, arithmetic and concatenation before a reshape are done when the graph is built."""
+
+    def function(x: Any) -> Any:
+        extents = adapter("Shape")(x)
+        rows = slicing.strided(extents, 0, 0, 1)
+        rest = arithmetic.mul(slicing.strided(extents, 0, 1, 1), slicing.strided(extents, 0, 2, 1))
+        return adapter("Reshape")(x, adapter("Concat", axis=0)(rows, rest))
+
+    graph, _, (y,), _, _ = build(function, [draw(2, 3, 4)])
+    assert y.shape == (2, 12)
+    assert [op.outputs[0] for op in graph.ops if op.origin == "op" and op.phase == "forward"] == [y]
