@@ -261,17 +261,20 @@ def _cast(array: Array, dtype: DType, working: type[np.floating[Any]]) -> Array:
     if array.dtype.kind == "f":
         info = np.iinfo(dtype.numpy.name)
         top = float(info.max) + 1.0 if info.bits < 64 else 2.0**63  # exact in every float type, unlike the maximum
-        inside = (array > info.min - 1.0) & (array < top)
-        whole = np.where(inside, np.trunc(array), 0).astype(dtype.numpy)
-        return np.where(array >= top, info.max, np.where(array < info.min, info.min, whole)).astype(dtype.numpy)
+        whole = np.trunc(array)
+        inside = np.where((whole >= float(info.min)) & (whole < top), whole, 0).astype(dtype.numpy)
+        clamped = np.where(whole >= top, dtype.numpy.type(info.max), inside)
+        return np.where(whole < float(info.min), dtype.numpy.type(info.min), clamped)
     return np.asarray(array.astype(dtype.numpy))
 
 
 def _divide(a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
         return np.asarray(np.divide(a, b))
-    quotient = np.where(b == 0, 0, np.abs(a) // np.where(b == 0, 1, np.abs(b)))  # truncates as in C
-    return (np.sign(a) * np.sign(b) * quotient).astype(a.dtype)
+    divisor = np.where(b == 0, a.dtype.type(1), b)
+    below = np.floor_divide(a, divisor)  # wraps where the smallest number is divided by -1
+    inexact = (below * divisor != a) & ((a < 0) != (divisor < 0))
+    return np.asarray(np.where(b == 0, a.dtype.type(0), below + inexact.astype(a.dtype)))  # truncates as in C
 
 
 def _fma(a: Array, b: Array, c: Array) -> Array:
