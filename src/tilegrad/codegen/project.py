@@ -255,7 +255,9 @@ def _data(plan: Plan) -> str:
         if storage.persistent.kind in RESET_KINDS:
             lines.append(f"    memset({_symbol(storage)}, 0, sizeof {_symbol(storage)});")
     lines.extend(["}", "", f"const {PREFIX}_symbol_t {PREFIX}_symbols[] = {{"])
-    lines.extend(f'    {{"{_symbol(s)}", {_symbol(s)}, sizeof {_symbol(s)}}},' for s in plan.persistent)
+    # C has no arrays without elements: those of empty tensors have one that does not count.
+    sizes = [f"sizeof {_symbol(s)}" if s.bytes else "0" for s in plan.persistent]
+    lines.extend(f'    {{"{_symbol(s)}", {_symbol(s)}, {n}}},' for s, n in zip(plan.persistent, sizes, strict=True))
     lines.append(f'    {{"{FAULTS}", &{FAULTS}, sizeof {FAULTS}}},')
     lines.extend(["};", f"const uint32_t {PREFIX}_symbol_count = {len(plan.persistent) + 1};", ""])
     lines.append(f"const {PREFIX}_entry_t {PREFIX}_entries[] = {{")
