@@ -6,17 +6,23 @@ and with the plain C oracle in bits.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.compiled import run_compiled, same_bits
+from tests.codegen.random_nests import Artist
+from tests.compiled import run_compiled, same_bits, write_graph
 
 from tilegrad.interpreter.execute import run
 from tilegrad.ir.builder import Domain, elementwise, reduce_sum, reshape
 from tilegrad.ir.graph import Graph, Value
 from tilegrad.ir.types import DType, Kind
+from tilegrad.ir.verifier import verify_graph
 from tilegrad.training.autodiff import gradients
 
 
@@ -126,7 +132,7 @@ def test_gradients_equal_central_differences(
     kind=st.sampled_from(sorted(CASES)), window=windows(), second=windows(), channels=st.integers(1, 5),
     filters=st.integers(1, 9),
 )  # fmt: skip
-@settings(max_examples=12, derandomize=True, deadline=None)
+@settings(max_examples=6, derandomize=True, deadline=None)
 def test_optimised_code_has_the_bits_of_the_plain_code(
     kind: str, window: Window, second: Window, channels: int, filters: int
 ) -> None:
@@ -146,3 +152,41 @@ def test_optimised_code_has_the_bits_of_the_plain_code(
         assert same_bits(a, b), output.name
         scale = max(1.0, float(np.abs(env[output]).max(initial=0.0)))
         np.testing.assert_allclose(b, env[output], rtol=0, atol=2e-6 * scale, err_msg=output.name)
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_gradients_of_any_nest(first: int) -> None:
+    """Lookups, scatters, diagonals, reversed and mixed-radix indices, several pieces, views, every combiner."""
+    for seed in range(first, first + 10):
+        drawn = Artist(seed).draw(3)
+        verify_graph(drawn.graph)
+        if drawn.loss is None:
+            continue
+        env = run(drawn.graph, drawn.feeds, np.float64)
+        for operand, slope in drawn.slopes.items():
+            direction = np.random.default_rng(seed).choice([-1.0, 1.0], operand.shape)
+            ends = []
+            for sign in (1e-6, -1e-6):
+                moved = drawn.feeds | {operand: drawn.feeds[operand] + sign * direction}
+                ends.append(float(run(drawn.graph, moved, np.float64)[drawn.loss]))
+            expected = (ends[0] - ends[1]) / 2e-6
+            allowed = 1e-5 * max(1.0, abs(expected)) + 1e-9 * abs(ends[0])
+            assert abs(float((env[slope] * direction).sum()) - expected) < allowed, (seed, operand.name)
+
+
+@pytest.mark.parametrize("seed", [1000, 1001, 1002])
+def test_any_nest_has_one_set_of_bits(seed: int) -> None:
+    """Fused and blocked code against the plain oracle in bits, the interpreter in value, and under sanitizers."""
+    drawn = Artist(seed).draw(8)
+    outputs = [o for o in [*drawn.outputs, *drawn.slopes.values()] if not o.is_constant]
+    feeds = {v: np.asarray(array).astype(v.dtype.numpy) for v, array in drawn.feeds.items()}
+    env = run(drawn.graph, feeds, np.float64)
+    compilers = ["zig", *(cc for cc in ("gcc", "clang") if shutil.which(cc))]
+    fast = run_compiled(drawn.graph, outputs, feeds, cc=compilers[seed % len(compilers)])
+    with tempfile.TemporaryDirectory() as folder:
+        project = write_graph(drawn.graph, outputs, Path(folder) / "project", optimize=False)
+        plain = project.run(feeds, cc="gcc" if "gcc" in compilers else "zig", optimization="-O1", sanitize=True)
+    for output, a, b in zip(outputs, plain, fast, strict=True):
+        assert same_bits(a, b), output.name
+        scale = max(1.0, float(np.abs(env[output]).max(initial=0.0)))
+        np.testing.assert_allclose(b, env[output], rtol=0, atol=1e-5 * scale, err_msg=output.name)
