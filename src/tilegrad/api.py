@@ -327,7 +327,7 @@ class Build:
         if lr is None:
             assert self.optimizer is not None
             return [self.optimizer.lr] * steps
-        if isinstance(lr, int | float):
+        if isinstance(lr, int | float | np.number):
             return [float(lr)] * steps
         if len(lr) != steps:
             raise UserError(f"{len(lr)} learning rates were given for {steps} steps")
@@ -501,7 +501,7 @@ def compile(
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tilegrad-")) / "project"
 
     def choose(nest: Nest) -> Mapping:
-        return choose_mapping(nest, description) if optimize else plain_mapping(nest)
+        return choose_mapping(nest, description) if optimize else plain_mapping(nest, description.cores)
 
     write_project(plan, folder, choose, _info(frontend.name, program, loss, optimizer), description.project_files())
     build = Build(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilegrad.ir.builder import Domain, elementwise, reduce_sum, reshape
+from tilegrad.ir.builder import Domain, Pieces, elementwise, reduce_sum, reshape
 from tilegrad.ir.graph import Graph, Store, Value
 from tilegrad.ir.types import DType, Kind
 from tilegrad.ir.verifier import verify_graph
@@ -71,3 +71,22 @@ def test_values_that_stores_keep_stay_their_own() -> None:
     eliminate_common(graph)
     assert len(graph.ops) == 2
     verify_graph(graph)
+
+
+def test_pieces_without_elements_are_dropped() -> None:
+    graph, empty = Graph(), Value("e", (0,), DType.F32, Kind.INPUT)
+    with graph.building():
+        pieces = Pieces((4,))
+        for source, first in ((X, 0), (empty, 4)):
+            d = Domain()
+            (i,) = d.parallel(source.size)
+            pieces.assign(d, source[i], (i + first,))
+        joined = pieces.finish()
+        d = Domain()
+        (i,) = d.parallel(4)
+        (r,) = d.reduction(0)
+        total = d.sum(empty[r] * joined[i], (i,))
+    graph.stores.extend([Store(place("o", 4), joined), Store(place("t", 4), total)])
+    eliminate_dead(graph)
+    verify_graph(graph)
+    assert [op.operands for op in graph.ops] == [[X], [empty, joined]]  # a sum of nothing is still zero

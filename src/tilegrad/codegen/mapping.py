@@ -48,9 +48,9 @@ class Mapping:
     divided: int = 0
 
 
-def plain_mapping(nest: Nest) -> Mapping:
-    """Loops in declared order, nothing blocked: the bit oracle."""
-    return Mapping(tuple(range(len(nest.extents))))
+def plain_mapping(nest: Nest, cores: int = 1) -> Mapping:
+    """Loops in declared order, nothing blocked, on one core: the bit oracle."""
+    return Mapping(tuple(range(len(nest.extents))), team=cores > 1)
 
 
 def choose_mapping(nest: Nest, target: Target) -> Mapping:

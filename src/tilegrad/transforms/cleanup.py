@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from tilegrad.ir.graph import Graph, Op, ReshapeOp, Result, Value, replace_nest_values
+from tilegrad.ir.graph import Graph, Nest, Op, ReshapeOp, Result, StructuredOp, Value, replace_nest_values
 from tilegrad.ir.types import DType
 
 
 def eliminate_dead(graph: Graph) -> None:
-    """Drop the operations that no store depends on, in place."""
+    """Drop the operations that no store depends on, and pieces without elements, in place."""
     live = set(graph.roots())
     kept: list[Op] = []
     for op in reversed(graph.ops):
         if any(output in live for output in op.outputs):
+            if isinstance(op, StructuredOp):
+                op.nests = tuple(nest for nest in op.nests if _writes(nest))
             kept.append(op)
             live.update(op.operands)
     graph.ops = kept[::-1]
+
+
+def _writes(nest: Nest) -> bool:
+    return 0 not in (nest.extents if nest.scatter else nest.extents[: nest.parallel])
 
 
 def eliminate_common(graph: Graph) -> None:
