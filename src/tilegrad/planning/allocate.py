@@ -63,6 +63,7 @@ def allocate(buffers: Sequence[Buffer], capacity: int | None = None) -> list[int
     Raises:
         DoesNotFitError: if no order tried fits the capacity.
     """
+    bound = lower_bound(buffers)
     best: list[int] = []
     best_peak = -1
     for order in _ORDERS:
@@ -70,9 +71,11 @@ def allocate(buffers: Sequence[Buffer], capacity: int | None = None) -> list[int
         peak = peak_of(buffers, offsets)
         if best_peak < 0 or peak < best_peak:
             best, best_peak = offsets, peak
+        if best_peak == bound:
+            break
     if capacity is not None and best_peak > capacity:
         raise DoesNotFitError(
-            f"the buffers need {best_peak} of {capacity}; at least {lower_bound(buffers)} are alive at one moment"
+            f"the buffers need {best_peak} of {capacity}; at least {bound} are alive at one moment"
         )
     return best
 
