@@ -74,9 +74,7 @@ def allocate(buffers: Sequence[Buffer], capacity: int | None = None) -> list[int
         if best_peak == bound:
             break
     if capacity is not None and best_peak > capacity:
-        raise DoesNotFitError(
-            f"the buffers need {best_peak} of {capacity}; at least {bound} are alive at one moment"
-        )
+        raise DoesNotFitError(f"the buffers need {best_peak} of {capacity}; at least {bound} are alive at one moment")
     return best
 
 
