@@ -460,8 +460,8 @@ def compile(
     """
     if (loss is None) != (optimizer is None):
         raise UserError("training needs a loss and an optimizer; give both, or neither for inference")
-    if accumulate < 1:
-        raise UserError(f"accumulate must be at least 1, not {accumulate}")
+    if not isinstance(accumulate, int | np.integer) or accumulate < 1:
+        raise UserError(f"accumulate must be a whole number of micro-batches, at least 1, not {accumulate}")
     if accumulate_mode not in ("mean", "sum"):
         raise UserError(f"accumulate_mode is 'mean' or 'sum', not {accumulate_mode!r}")
     if bn not in ("batch", "frozen"):
@@ -503,7 +503,13 @@ def compile(
     def choose(nest: Nest) -> Mapping:
         return choose_mapping(nest, description) if optimize else plain_mapping(nest, description.cores)
 
-    write_project(plan, folder, choose, _info(frontend.name, program, loss, optimizer), description.project_files())
+    info = _info(frontend.name, program, loss, optimizer)
+    try:
+        write_project(plan, folder, choose, info, description.project_files())
+    except BaseException:
+        if out is None:
+            _discard(folder.parent)
+        raise
     build = Build(
         c_project=folder, plan=plan, target=description, training=program, inference=inference,
         inputs=list(model_inputs), parameters=dict(forward.parameters), buffers=forward.buffers | {
