@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.compiled import Project, same_bits, write_graph
 
+import tilegrad as tg
 import tilegrad.codegen.project as project_module
 from tilegrad.codegen.project import comment_text
 from tilegrad.errors import UserError
@@ -20,6 +22,7 @@ from tilegrad.ir import expr as sc
 from tilegrad.ir.builder import Domain, Pieces, constant, elementwise, lookup, reduce_max, reduce_sum, reshape
 from tilegrad.ir.graph import Graph, Value
 from tilegrad.ir.types import DType, Kind
+from tilegrad.models.speechnet import speechnet
 from tilegrad.targets.host.toolchain import find_compiler
 
 HOSTILE = [
@@ -194,6 +197,29 @@ def test_nothing_but_freestanding_c(generated: Generated) -> None:
         libraries = {name for name in called if name.startswith(("mem", "str"))}
         assert libraries <= {"memcpy", "memset"}, path.name
     assert path.read_text().isascii()
+
+
+def test_kernels_are_called_as_they_are_written(generated: Generated) -> None:
+    """GCC specialises them for their addresses otherwise, and then drops calls."""
+    for path in generated[0].folder.glob("src/tilegrad_train.c"):
+        functions = re.findall(r"^(?:static|void).*$", path.read_text(), re.MULTILINE)
+        assert len(functions) > 10
+        assert all(line.startswith(("static TG_KERNEL void ", "void tilegrad_")) for line in functions)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_no_call_is_dropped() -> None:
+    """A long chain of kernels over one arena at -O2, where GCC 12 has dropped some that it had specialised."""
+    x = torch.linspace(-1, 1, 14 * 700).reshape(1, 1, 14, 700)
+    runs = []
+    for cc, level in (("gcc", "-O2"), ("zig", "-O1")):
+        torch.manual_seed(0)
+        module = speechnet(pool="max").train()
+        build = tg.compile(module, (x,), tg.losses.CrossEntropy(), tg.optim.SGD(lr=0.1), cc=cc, optimization=level)
+        runs.append(build.run([(x.numpy(), np.array([1]))], 2))
+    assert same_bits(runs[0].losses, runs[1].losses)
+    for name, gradient in runs[0].gradients.items():
+        assert same_bits(gradient, runs[1].gradients[name]), name
 
 
 def test_sizes_are_literals(generated: Generated) -> None:

@@ -24,6 +24,8 @@ typedef uint32_t __attribute__((__may_alias__)) tg_u32;
    written. Not to merge them into one giant function also spares all compilers much time, and no speed is lost. */
 #if defined(__clang__)
 #define TG_KERNEL __attribute__((__noinline__))
+#elif __GNUC__ >= 8
+#define TG_KERNEL __attribute__((__noipa__))
 #else
 #define TG_KERNEL __attribute__((__noinline__, __noclone__))
 #endif
