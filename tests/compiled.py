@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilegrad.codegen.mapping import choose_mapping, plain_mapping
 from tilegrad.codegen.project import ProjectInfo, symbol, write_project
 from tilegrad.ir.graph import Graph, Store, Value, clone
 from tilegrad.ir.types import Kind
@@ -72,10 +71,9 @@ def write_graph(graph: Graph, outputs: Sequence[Value], folder: Path, *, optimiz
     verify_graph(entry)
     transform(entry, optimize=optimize)
     verify_graph(entry)
-    plan = plan_program([entry], target)
+    plan = plan_program([entry], target, plain=not optimize)
     validate_plan(plan, [entry])
-    choose = (lambda nest: choose_mapping(nest, target)) if optimize else plain_mapping
-    write_project(plan, folder, choose, ProjectInfo("test"), target.project_files())
+    write_project(plan, folder, ProjectInfo("test"), target.project_files())
     return Project(folder, {s.persistent: symbol(s) for s in plan.persistent if s.persistent is not None}, places)
 
 

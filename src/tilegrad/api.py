@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilegrad.codegen.mapping import Mapping, choose_mapping, plain_mapping
 from tilegrad.codegen.project import FAULTS, ProjectInfo, symbol, write_project
 from tilegrad.errors import ModelError, RunError, UserError
-from tilegrad.ir.graph import Graph, Nest, Store, Value, clone
+from tilegrad.ir.graph import Graph, Store, Value, clone
 from tilegrad.ir.types import Kind
 from tilegrad.ir.verifier import verify_graph
 from tilegrad.planning.plan import LevelUse, Plan
@@ -495,17 +494,14 @@ def compile(
         verify_graph(graph)
         transform(graph, optimize=optimize)
         verify_graph(graph)
-    plan = plan_program(entries, description)
+    plan = plan_program(entries, description, plain=not optimize)
     validate_plan(plan, entries)
     tell("writing C")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tilegrad-")) / "project"
 
-    def choose(nest: Nest) -> Mapping:
-        return choose_mapping(nest, description) if optimize else plain_mapping(nest, description.cores)
-
     info = _info(frontend.name, program, loss, optimizer)
     try:
-        write_project(plan, folder, choose, info, description.project_files())
+        write_project(plan, folder, info, description.project_files())
     except BaseException:
         if out is None:
             _discard(folder.parent)

@@ -222,7 +222,7 @@ def test_lives_cover_uses_and_memory_is_shared() -> None:
     for position, kernel in enumerate(entry.kernels):
         for storage in [*kernel.reads.values(), *kernel.writes.values()]:
             assert storage.persistent is not None or storage.lower <= position < storage.upper
-    assert entry.arena_bytes == entry.lower_bound == 2 * 8 * 8 * 4
+    assert entry.arenas["ram"] == entry.lower_bounds["ram"] == 2 * 8 * 8 * 4
 
 
 def test_entry_points_share_the_arena() -> None:
@@ -235,7 +235,7 @@ def test_entry_points_share_the_arena() -> None:
         graph.stores.append(Store(value(f"{name}.o", kind=Kind.OUTPUT), total))
         graphs.append(graph)
     plan = planned(*graphs)
-    assert plan.arena_bytes == max(entry.arena_bytes for entry in plan.entries)
+    assert plan.arenas[plan.level] == max(entry.arenas[plan.level] for entry in plan.entries)
     assert sum(storage.persistent is x for storage in plan.persistent) == 1
 
 
@@ -340,7 +340,7 @@ def test_the_plan_is_data(tmp_path: Path) -> None:
     plan, _ = chain(windowed_like, lambda x: x * 2.0)
     text, data = plan.as_text(), plan.as_json()
     assert "entry train" in text and "in place over" in text and "memory ram" in text
-    assert data["entries"][0]["kernels"][0]["reads"] == ["input_x"]
+    assert data["entries"][0]["groups"][0]["kernels"][0]["reads"] == ["input_x"]
     assert data["memory"]["ram"]["peak"] == plan.memory["ram"].peak
 
 

@@ -72,7 +72,7 @@ class Memory:
     """The bytes of a program: an arena and static tensors."""
 
     def __init__(self, plan: Plan) -> None:
-        self.arena = np.full(plan.arena_bytes, 0xCD, np.uint8)
+        self.arena = np.full(plan.arenas[plan.level], 0xCD, np.uint8)
         self.static: dict[int, Array] = {}
         rng = np.random.default_rng(0)
         for storage in [*plan.persistent, *plan.constants]:
@@ -145,7 +145,7 @@ def storage_faults(entry: EntryPlan) -> Iterator[Fault]:
             if offset != storage.offset:
                 yield attribute(f"{where} offset {offset}", storage, "offset", offset)
         yield attribute(f"{where} misaligned", storage, "offset", storage.offset + 1, visible=True)
-        yield attribute(f"{where} beyond the arena", storage, "offset", PLAN.arena_bytes, visible=True)
+        yield attribute(f"{where} beyond the arena", storage, "offset", PLAN.arenas[PLAN.level], visible=True)
         yield attribute(f"{where} static", storage, "offset", None, visible=True)
         yield attribute(f"{where} too small", storage, "bytes", storage.bytes - 4, visible=True)
         yield attribute(f"{where} born late", storage, "lower", storage.lower + 1, visible=True)
@@ -192,7 +192,7 @@ def copy_faults(entry: EntryPlan) -> Iterator[Fault]:
 
 
 def plan_faults() -> Iterator[Fault]:
-    yield attribute("arena", PLAN, "arena_bytes", PLAN.arena_bytes - 64, visible=True)
+    yield attribute("arena", PLAN, "arenas", {PLAN.level: PLAN.arenas[PLAN.level] - 64}, visible=True)
     yield attribute("entries", PLAN, "entries", PLAN.entries[::-1], visible=True)
     yield attribute("entry missing", PLAN, "entries", PLAN.entries[:1], visible=True)
     (level,) = PLAN.memory
@@ -209,7 +209,7 @@ def plan_faults() -> Iterator[Fault]:
         yield attribute(f"{storage.name} is nobody's", storage, "persistent", None, visible=True)
     yield attribute("names", PLAN.persistent[0], "name", PLAN.persistent[1].name.upper(), visible=True)
     for entry in PLAN.entries:
-        yield attribute(f"{entry.name} arena", entry, "arena_bytes", entry.arena_bytes - 64, visible=True)
+        yield attribute(f"{entry.name} arena", entry, "arenas", {PLAN.level: entry.arenas[PLAN.level] - 64}, visible=True)
 
 
 def faults() -> Iterator[Fault]:

@@ -14,8 +14,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from collections.abc import Mapping as Mapping_
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,9 +25,8 @@ from numpy.typing import NDArray
 
 from tilegrad.codegen.c_expr import CScope, literals
 from tilegrad.codegen.loops import Writer, write_op
-from tilegrad.codegen.mapping import Mapping
 from tilegrad.errors import UserError
-from tilegrad.ir.graph import Nest, Value
+from tilegrad.ir.graph import Value
 from tilegrad.ir.printer import format_nest, format_value
 from tilegrad.ir.types import DType, Kind
 from tilegrad.planning.plan import EntryPlan, Kernel, Plan, Storage
@@ -54,22 +52,19 @@ class ProjectInfo:
     notes: tuple[str, ...] = ()
 
 
-def write_project(
-    plan: Plan, folder: Path, choose: Callable[[Nest], Mapping], info: ProjectInfo, extra: Mapping_[str, str]
-) -> None:
+def write_project(plan: Plan, folder: Path, info: ProjectInfo, extra: Mapping[str, str]) -> None:
     """Write the C project for a plan; the folder appears complete or not at all.
 
     Args:
         plan: what to write.
         folder: where; replaced if an older generated project is there.
-        choose: the loop structure of every nest.
         info: what comments say.
         extra: files that the target adds, by relative path.
 
     Raises:
         UserError: if the folder cannot be written.
     """
-    files = project_files(plan, choose, info, extra)
+    files = project_files(plan, info, extra)
     staging: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +99,11 @@ def _replace(staging: Path, folder: Path) -> None:
     staging.rename(folder)
 
 
-def project_files(
-    plan: Plan, choose: Callable[[Nest], Mapping], info: ProjectInfo, extra: Mapping_[str, str]
-) -> dict[str, str]:
+def project_files(plan: Plan, info: ProjectInfo, extra: Mapping[str, str]) -> dict[str, str]:
     """All files of the project by relative path; `extra` are those that the target adds."""
     files = {f"include/{PREFIX}_model.h": _header(plan, info), f"src/{PREFIX}_data.c": _data(plan)}
     for entry in plan.entries:
-        files[f"src/{PREFIX}_{entry.name}.c"] = _entry_source(plan, entry, choose)
+        files[f"src/{PREFIX}_{entry.name}.c"] = _entry_source(plan, entry)
     runtime = resources.files("tilegrad.codegen") / "runtime"
     for name in ("tilegrad_math.h", "tilegrad_support.h"):
         files[f"src/{name}"] = (runtime / name).read_text(encoding="utf-8")
@@ -241,7 +234,7 @@ _ENTRY_NOTES = {
 def _data(plan: Plan) -> str:
     lines = [f'#include "../include/{PREFIX}_model.h"', '#include "tilegrad_support.h"', ""]
     lines.append("/* Temporaries of all entry points; the plan gives every one its range. */")
-    lines.append(f"_Alignas(64) float {ARENA}[{max(plan.arena_bytes // 4, 1)}];")
+    lines.append(f"_Alignas(64) float {ARENA}[{max(plan.arenas[plan.level] // 4, 1)}];")
     for storage in plan.persistent:
         lines.extend(["", f"_Alignas(64) {_declaration(storage)}{_initialiser(storage.persistent)};"])
     for storage in plan.constants:
@@ -279,16 +272,16 @@ def _bits(array: NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
 
 
-def _entry_source(plan: Plan, entry: EntryPlan, choose: Callable[[Nest], Mapping]) -> str:
+def _entry_source(plan: Plan, entry: EntryPlan) -> str:
     constants = [s for s in entry.storages if s.persistent is not None and s.persistent.is_constant]
     lines = [f'#include "../include/{PREFIX}_model.h"', '#include "tilegrad_support.h"', ""]
-    lines.append(f"extern float {ARENA}[{max(plan.arena_bytes // 4, 1)}];")
+    lines.append(f"extern float {ARENA}[{max(plan.arenas[plan.level] // 4, 1)}];")
     lines.extend(f"extern const {_declaration(storage)};" for storage in constants)
     calls = []
     for kernel in entry.kernels:
         if not any(value.size for value in kernel.op.outputs):
             continue
-        text, call = _kernel(kernel, choose)
+        text, call = _kernel(kernel)
         lines.extend(["", *text])
         calls.extend([call, "    tg_barrier();"] if plan.cores > 1 else [call])
     lines.extend(["", f"void {PREFIX}_{entry.name}(void)", "{", *calls])
@@ -315,7 +308,7 @@ def _pointer(storage: Storage, value: Value | None) -> str:
     return f"({value.dtype.c_type} *)(void *)({text})"
 
 
-def _kernel(kernel: Kernel, choose: Callable[[Nest], Mapping]) -> tuple[list[str], str]:
+def _kernel(kernel: Kernel) -> tuple[list[str], str]:
     """The function of one kernel, and the line that calls it."""
     outputs = list(kernel.writes)
     inputs = [value for value in kernel.reads if value not in kernel.writes]
@@ -331,7 +324,7 @@ def _kernel(kernel: Kernel, choose: Callable[[Nest], Mapping]) -> tuple[list[str
         parameters.append(f"{value.dtype.c_type} *{restrict}{names[value]}")
         arguments.append(_pointer(kernel.writes[value], value))
     scope, writer = CScope(names), Writer()
-    write_op(kernel.op, [choose(nest) for nest in kernel.op.nests], scope, writer)
+    write_op(kernel.op, kernel.mappings, scope, writer)
     comment = [f"/* {comment_text(f'{kernel.op.phase}: {kernel.op.origin}')}"]
     comment.extend(f"   {comment_text(format_value(value))}" for value in inputs)
     comment.extend(f"   -> {comment_text(format_value(value))}" for value in outputs)
@@ -382,7 +375,7 @@ def _argument_names(values: Sequence[Value]) -> dict[Value, str]:
     return names
 
 
-def _cmake(plan: Plan, extra: Mapping_[str, str]) -> str:
+def _cmake(plan: Plan, extra: Mapping[str, str]) -> str:
     sources = "\n".join(f"    src/{PREFIX}_{name}.c" for name in ["data", *(entry.name for entry in plan.entries)])
     text = f"""cmake_minimum_required(VERSION 3.16)
 project({PREFIX}_model C)

@@ -12,25 +12,28 @@ from tilegrad.ir.graph import Graph, ReshapeOp, StructuredOp, Value
 from tilegrad.ir.types import Kind
 from tilegrad.planning.allocate import Buffer, allocate, lower_bound
 from tilegrad.planning.limits import check_bytes, check_counts
-from tilegrad.planning.plan import Copy, EntryPlan, Kernel, LevelUse, Plan, Storage
+from tilegrad.planning.mapping import choose_mapping, plain_mapping
+from tilegrad.planning.plan import Copy, EntryPlan, Group, Kernel, LevelUse, Plan, Storage
 from tilegrad.planning.schedule import last_readers, schedule_updates, with_sources
+from tilegrad.planning.span import Span
 from tilegrad.targets.base import Memory, Target
 from tilegrad.transforms.inline import reads_of
 
 
-def plan_program(graphs: Sequence[Graph], target: Target) -> Plan:
+def plan_program(graphs: Sequence[Graph], target: Target, *, plain: bool = False) -> Plan:
     """Plan the entry points of one program.
 
     Args:
         graphs: one per entry point; persistent tensors may occur in several.
         target: where the program will run.
+        plain: loops in declared order, nothing blocked, fused or tiled: the bit oracle.
 
     Raises:
         DoesNotFitError: if the tensors need more than the target's memory, or more than can be addressed.
     """
     for graph in graphs:
         check_counts(graph)
-    memory = target.memories[-1]
+    memory = target.mapped_memories[-1]
     names = _Names()
     statics: dict[Value, Storage] = {}
     constants: dict[Value, Storage] = {}
@@ -41,11 +44,11 @@ def plan_program(graphs: Sequence[Graph], target: Target) -> Plan:
                 prefix = "k" if value.is_constant else value.kind.value
                 name = names.unique(f"{prefix}_{value.name}")
                 table[value] = Storage(name, value.bytes, memory.name, [value], value)
-    entries = [_plan_entry(graph, statics | constants, memory, names) for graph in graphs]
-    arena = max((entry.arena_bytes for entry in entries), default=0)
+    entries = [_plan_entry(graph, statics | constants, memory, names, target, plain) for graph in graphs]
+    arena = max((entry.arenas[memory.name] for entry in entries), default=0)
     fixed = sum(_aligned(storage.bytes, memory) for storage in statics.values())
-    bound = fixed + max((entry.lower_bound for entry in entries), default=0)
-    use = LevelUse(fixed + arena, bound, memory.capacity)
+    bound = fixed + max((entry.lower_bounds[memory.name] for entry in entries), default=0)
+    use = LevelUse(fixed + arena, bound, memory.capacity, fixed)
     check_bytes(use.peak + sum(_aligned(storage.bytes, memory) for storage in constants.values()))
     if use.capacity is not None and use.peak > use.capacity:
         raise DoesNotFitError(
@@ -53,7 +56,7 @@ def plan_program(graphs: Sequence[Graph], target: Target) -> Plan:
             f"at least {use.lower_bound:,} bytes are alive at one moment"
         )
     return Plan(
-        target.name, memory.name, entries, list(statics.values()), list(constants.values()), arena,
+        target.name, memory.name, entries, list(statics.values()), list(constants.values()), {memory.name: arena},
         {memory.name: use}, target.cores,
     )  # fmt: skip
 
@@ -81,7 +84,9 @@ class _Names:
         return candidate
 
 
-def _plan_entry(graph: Graph, statics: dict[Value, Storage], memory: Memory, names: _Names) -> EntryPlan:
+def _plan_entry(
+    graph: Graph, statics: dict[Value, Storage], memory: Memory, names: _Names, target: Target, plain: bool
+) -> EntryPlan:
     schedule_updates(graph)
     homes, copies = _assign_storages(graph, statics, memory, names)
     structured = [op for op in graph.ops if isinstance(op, StructuredOp)]
@@ -103,7 +108,15 @@ def _plan_entry(graph: Graph, statics: dict[Value, Storage], memory: Memory, nam
         storage.offset = offset
     kernels = [_kernel(op, homes, graph.name, position, names) for position, op in enumerate(structured)]
     arena = max((offset + b.size for offset, b in zip(offsets, buffers, strict=True)), default=0)
-    return EntryPlan(graph.name, kernels, copies, storages, arena, lower_bound(buffers))
+    for kernel in kernels:
+        nests = kernel.op.nests
+        kernel.ranges = tuple(tuple(Span.whole(extent) for extent in nest.extents) for nest in nests)
+        kernel.mappings = tuple(
+            plain_mapping(nest, target.cores) if plain else choose_mapping(nest, target) for nest in nests
+        )
+    groups = [Group(f"{kernel.name}_tile", (), [kernel]) for kernel in kernels]
+    bound = lower_bound(buffers)
+    return EntryPlan(graph.name, groups, copies, storages, {memory.name: arena}, {memory.name: bound})
 
 
 def _kernel(op: StructuredOp, homes: dict[Value, Storage], entry: str, position: int, names: _Names) -> Kernel:

@@ -32,7 +32,7 @@ def validate_plan(plan: Plan, graphs: Sequence[Graph]) -> None:
     if [entry.name for entry in plan.entries] != [graph.name for graph in graphs]:
         raise InternalError("the entry points of the plan are not those of the program")
     for entry, graph in zip(plan.entries, graphs, strict=True):
-        _Replay(entry, graph, plan.arena_bytes, statics).run()
+        _Replay(entry, graph, plan.arenas[plan.level], statics).run()
 
 
 def _check_memory(plan: Plan) -> None:
@@ -41,11 +41,12 @@ def _check_memory(plan: Plan) -> None:
             raise InternalError(f"the plan uses {use.peak} bytes of a memory that has {use.capacity}")
         if use.lower_bound > use.peak:
             raise InternalError(f"the plan claims {use.peak} bytes, fewer than its lower bound {use.lower_bound}")
-    arena = max((entry.arena_bytes for entry in plan.entries), default=0)
-    if arena > plan.arena_bytes:
-        raise InternalError(f"an entry point needs {arena} bytes of an arena of {plan.arena_bytes}")
+    size = plan.arenas[plan.level]
+    arena = max((entry.arenas[plan.level] for entry in plan.entries), default=0)
+    if arena > size:
+        raise InternalError(f"an entry point needs {arena} bytes of an arena of {size}")
     static = sum(storage.bytes for storage in plan.persistent)
-    if static + plan.arena_bytes > plan.memory[plan.level].peak:
+    if static + size > plan.memory[plan.level].peak:
         raise InternalError(f"the plan claims fewer bytes of {plan.level} than its storages have")
 
 
@@ -171,7 +172,8 @@ class _Replay:
             if self.statics.get(storage.persistent) is not storage:
                 raise InternalError(f"{who} uses {storage.name}, which is not among the static storages")
             return
-        if storage.offset < 0 or storage.offset + storage.bytes > min(self.arena_bytes, self.entry.arena_bytes):
+        limit = min(self.arena_bytes, self.entry.arenas[storage.level])
+        if storage.offset < 0 or storage.offset + storage.bytes > limit:
             raise InternalError(f"{storage.name} lies outside the arena")
         if storage.offset % value.dtype.size:
             raise InternalError(f"{storage.name} is not aligned to its elements")
