@@ -26,8 +26,8 @@ def compilers() -> list[str]:
 
 
 @functools.cache
-def program(name: str, cc: str = "zig") -> Image:
-    """The program in programs/`name`.c, linked with the start-up code."""
+def program(name: str, cc: str = "zig", extra: tuple[str, ...] = ()) -> Image:
+    """The program in programs/`name`.c, linked with the start-up code; `extra` are further compiler options."""
     script = PROGRAMS / "link.ld"
     if cc == "zig":
         zig = find_compiler("zig")
@@ -39,7 +39,7 @@ def program(name: str, cc: str = "zig") -> Image:
         description=cc,
         command=command,
         identity=digest([identity, script.read_bytes()]),
-        compile_options=(*_COMMON, *options),
+        compile_options=(*_COMMON, *options, *extra),
         link_options=("-mabi=ilp32f", *linking, "-T", str(script)),
     )
     built = build_program(PROGRAMS, recipe, BuildCache.default(), extra_sources=[PROGRAMS / f"{name}.c"])

@@ -1,14 +1,18 @@
-"""Reads what a loader needs of 32-bit little-endian RISC-V ELF files: segments, entry point, symbols."""
+"""Reads 32-bit little-endian RISC-V ELF files: segments, entry point, symbols, and where code comes from."""
 
 from __future__ import annotations
 
 import struct
+import zlib
 from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from tilegrad.errors import UserError
+from tilegrad.simulator.dwarf import DebugInfoError
+from tilegrad.simulator.source import DebugInfo, Frame
 
 _HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
 _PROGRAM = struct.Struct("<IIIIIIII")
@@ -17,6 +21,10 @@ _SYMBOL = struct.Struct("<IIIBBH")
 _RISCV = 243
 _LOAD, _EXECUTABLE = 1, 1
 _SYMTAB = 2
+_COMPRESSED = 0x800
+_COMPRESSION_HEADER = 12
+_NEAR = 0x10000
+"""How far behind a symbol without a size an address may be and still be called part of it."""
 _FUNCTION, _OBJECT, _NONE = 2, 1, 0
 
 
@@ -63,12 +71,14 @@ class Image:
         segments: what is loaded, in the file's order.
         symbols: name to symbol; local names that occur twice keep the first.
         ordered: all symbols with an address, by address.
+        debug: its sections of debug information by name; empty for a program that was built without.
     """
 
     entry: int
     segments: tuple[Segment, ...]
     symbols: dict[str, Symbol]
     ordered: tuple[Symbol, ...] = field(repr=False)
+    debug: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _addresses(self) -> list[int]:
@@ -99,7 +109,35 @@ class Image:
         offset = address - symbol.address
         if symbol.size and offset >= symbol.size:
             return f"{offset - symbol.size} bytes behind {symbol.name} ({symbol.size} bytes)"
+        if offset >= _NEAR:
+            return f"{offset} bytes behind {symbol.name}"
         return f"{symbol.name}+{offset:#x}" if offset else symbol.name
+
+    @cached_property
+    def _debug_info(self) -> DebugInfo:
+        return DebugInfo(self.debug)
+
+    def frames(self, address: int) -> tuple[Frame, ...]:
+        """The functions of the source that an instruction belongs to, those inlined first.
+
+        Nothing for a program without debug information.
+
+        Raises:
+            DebugInfoError: the debug information is damaged, or of a kind that is not read.
+        """
+        return self._debug_info.frames(address)
+
+    def locate(self, address: int) -> str:
+        """An instruction as `describe` has it, and where the debug information says that it comes from.
+
+        It is meant for messages: debug information that cannot be read is mentioned, not raised.
+        """
+        try:
+            frames = self.frames(address)
+        except DebugInfoError as error:
+            return f"{self.describe(address)}; its debug information cannot be read: {error}"
+        source = ", inlined into ".join(str(frame) for frame in frames)
+        return f"{self.describe(address)}, in {source}" if source else self.describe(address)
 
 
 def _end(symbol: Symbol) -> int:
@@ -122,7 +160,7 @@ def read_elf(source: Path | bytes) -> Image:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
     try:
         return _parse(data, name)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, ValueError, zlib.error) as error:
         raise UserError(f"{name} is a damaged ELF file: {error}") from error
 
 
@@ -143,16 +181,28 @@ def _parse(data: bytes, name: str) -> Image:
             if len(content) != in_file:
                 raise UserError(f"{name} is cut short: segment {index} needs {in_file} bytes")
             segments.append(Segment(address, content, in_memory - in_file, bool(flags & _EXECUTABLE)))
-    symbols = _symbols(data, section_at, header[11], header[12])
+    sections = [_SECTION.unpack_from(data, section_at + index * header[11]) for index in range(header[12])]
+    symbols = _symbols(data, sections)
     by_name: dict[str, Symbol] = {}
     for symbol in symbols:
         by_name.setdefault(symbol.name, symbol)
     ordered = sorted(symbols, key=lambda symbol: (symbol.address, -symbol.size, symbol.name))
-    return Image(entry, tuple(segments), by_name, tuple(ordered))
+    return Image(entry, tuple(segments), by_name, tuple(ordered), _debug(data, sections, header[13]))
 
 
-def _symbols(data: bytes, section_at: int, entry_size: int, count: int) -> list[Symbol]:
-    sections = [_SECTION.unpack_from(data, section_at + index * entry_size) for index in range(count)]
+def _debug(data: bytes, sections: Sequence[tuple[int, ...]], names: int) -> dict[str, bytes]:
+    """The sections whose names begin with ``.debug_``."""
+    found: dict[str, bytes] = {}
+    for name_at, _, flags, _, offset, size, *_ in sections:
+        begin = sections[names][4] + name_at
+        name = data[begin : data.index(b"\0", begin)].decode()
+        if name.startswith(".debug_"):
+            content = data[offset : offset + size]
+            found[name] = zlib.decompress(content[_COMPRESSION_HEADER:]) if flags & _COMPRESSED else content
+    return found
+
+
+def _symbols(data: bytes, sections: Sequence[tuple[int, ...]]) -> list[Symbol]:
     found: list[Symbol] = []
     for section in sections:
         if section[1] != _SYMTAB:

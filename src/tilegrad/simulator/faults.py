@@ -97,7 +97,7 @@ def explain(stop: StopRecord, context: Context, states: Sequence[tuple[int, int,
     """
     if stop.reason == Reason.DEADLOCK:
         return _deadlock(stop, context, states)
-    where = f"{core_name(stop.core)} at pc {stop.pc:#010x} ({context.image.describe(stop.pc)}), cycle {stop.cycle}"
+    where = f"{core_name(stop.core)} at pc {stop.pc:#010x} ({context.image.locate(stop.pc)}), cycle {stop.cycle}"
     kernel = context.kernels[stop.kernel] if 0 <= stop.kernel < len(context.kernels) else ""
     if kernel and stop.reason != Reason.GUARD:
         where += f", in kernel {kernel!r}"
@@ -187,7 +187,8 @@ def _owner(address: int, context: Context, kernel: str) -> str:
 
 def _deadlock(stop: StopRecord, context: Context, states: Sequence[tuple[int, int, int]]) -> str:
     lines = [
-        f"  {core_name(core)} {WAITS[wait]}, behind pc {pc:#010x} ({context.image.describe(pc)})"
+        # A core that sleeps is at the instruction behind the one that it waits in.
+        f"  {core_name(core)} {WAITS[wait]}, behind pc {pc:#010x} ({context.image.locate(pc - 1)})"
         for core, pc, wait in states
     ]
     return "\n".join([f"the program is deadlocked at cycle {stop.cycle}: every core sleeps and nothing is due", *lines])
