@@ -33,10 +33,15 @@ class Memory:
 
     Attributes:
         name: the level's name, e.g. ``"L1"``; it keys the memory report.
-        capacity: bytes that data may use, or None where the level is as large as the machine lets it be.
+        capacity: the budget: bytes that may be used, those that `Target.reserved` lists included, or None where the
+            level is as large as the machine lets it be.
         alignment: alignment in bytes that buffers at this level are given, a power of two.
         load_cycles: cycles that one load takes from a core that computes.
         mapped: whether loads and stores reach it; a level that is not mapped is reached by DMA only.
+        physical: bytes that the machine has, the most that a budget may be; None where that is `capacity`.
+        dma_bytes_per_cycle: bytes that one transfer between this level and the next faster one moves in a cycle, or
+            None where none is needed because kernels work on this level.
+        dma_setup_cycles: cycles to start such a transfer and to wait for it, besides those for its bytes.
     """
 
     name: str
@@ -44,10 +49,16 @@ class Memory:
     alignment: int
     load_cycles: float = 1.0
     mapped: bool = True
+    physical: int | None = None
+    dma_bytes_per_cycle: float | None = None
+    dma_setup_cycles: float = 0.0
 
     def __post_init__(self) -> None:
         if self.capacity is not None and self.capacity <= 0:
             raise UserError(f"memory {self.name!r}: the capacity must be positive, not {self.capacity} bytes")
+        if self.physical is not None and (self.capacity is None or self.capacity > self.physical):
+            asked = "no limit" if self.capacity is None else f"{self.capacity:,} bytes"
+            raise UserError(f"memory {self.name!r} has {self.physical:,} bytes: {asked} cannot be its capacity")
         if self.alignment <= 0 or self.alignment & (self.alignment - 1):
             raise UserError(f"memory {self.name!r}: the alignment must be a power of two, not {self.alignment}")
 
@@ -285,6 +296,18 @@ class Target(ABC):
             raise UserError(f"target {self.name!r} needs at least one core, not {self.cores}")
         if self.innermost not in ("parallel", "reduction"):
             raise UserError(f"target {self.name!r}: innermost is 'parallel' or 'reduction', not {self.innermost!r}")
+        if not self.mapped_memories:
+            raise UserError(f"target {self.name!r} needs a memory that loads and stores reach")
+
+    @property
+    def mapped_memories(self) -> tuple[Memory, ...]:
+        """The levels that loads and stores reach, fastest first."""
+        return tuple(memory for memory in self.memories if memory.mapped)
+
+    @property
+    def reserved(self) -> Mapping[str, int]:
+        """Bytes of each level that the run-time code and the stacks take with this team: name to bytes, 0 included."""
+        return {memory.name: 0 for memory in self.memories}
 
     def memory(self, name: str) -> Memory:
         """The level of memory called `name`.
@@ -297,6 +320,19 @@ class Target(ABC):
                 return memory
         known = ", ".join(memory.name for memory in self.memories)
         raise UserError(f"target {self.name!r} has no memory {name!r}; it has {known}")
+
+    def with_memory(self, name: str, capacity: int) -> Self:
+        """The same target with another budget for one level of memory.
+
+        Args:
+            name: the level.
+            capacity: bytes that may be used of it.
+
+        Raises:
+            UserError: there is no such level, it is smaller, or the budget is not positive.
+        """
+        changed = replace(self.memory(name), capacity=capacity)
+        return replace(self, memories=tuple(changed if memory.name == name else memory for memory in self.memories))
 
     def with_cores(self, cores: int) -> Self:
         """The same target with a team of this many cores.

@@ -31,8 +31,8 @@ typedef uint32_t __attribute__((__may_alias__)) tg_u32;
 #endif
 
 /* Code for several cores is executed by all of them together: loops over TG_FIRST(n) <= i < TG_LAST(n) are divided, and
-   a barrier stands between operations. A target with cores names a header that says who and how many they are; any
-   other build runs the same code on one core. */
+   a barrier stands between operations. A target with cores or memories of its own names a header that says who and how
+   many they are and how data moves; any other build runs the same code on one core in one memory. */
 #ifdef TILEGRAD_TEAM_HEADER
 #include TILEGRAD_TEAM_HEADER
 #else
@@ -40,6 +40,61 @@ typedef uint32_t __attribute__((__may_alias__)) tg_u32;
 #define TG_CORES 1
 static inline void tg_barrier(void)
 {
+}
+
+/* Where an array lives: in a definition, before its type. */
+#define TG_IN_L1
+#define TG_IN_L3
+
+/* Transfers between memories, started by core 0. Those that follow tg_dma_begin form a group, and tg_dma_wait returns
+   when all of the group are done; until then nobody may touch either side. Here they are done at once.
+   In two dimensions the inner memory holds the lines one behind the other and the outer one every `stride` bytes;
+   `bytes` is a multiple of `line`, the length of one. */
+typedef uint32_t tg_dma_t;
+
+static inline tg_dma_t tg_dma_begin(void)
+{
+    return 0;
+}
+
+static inline void tg_dma_in(void *l1, const void *from, uint32_t bytes)
+{
+    memcpy(l1, from, bytes);
+}
+
+static inline void tg_dma_out(void *to, const void *l1, uint32_t bytes)
+{
+    memcpy(to, l1, bytes);
+}
+
+static inline void tg_dma_in_2d(void *l1, const void *from, uint32_t bytes, uint32_t line, uint32_t stride)
+{
+    const char *at = (const char *)from;
+    for (uint32_t done = 0; done < bytes; done += line, at += stride)
+        memcpy((char *)l1 + done, at, line);
+}
+
+static inline void tg_dma_out_2d(void *to, const void *l1, uint32_t bytes, uint32_t line, uint32_t stride)
+{
+    char *at = (char *)to;
+    for (uint32_t done = 0; done < bytes; done += line, at += stride)
+        memcpy(at, (const char *)l1 + done, line);
+}
+
+static inline void tg_dma_wait(tg_dma_t id)
+{
+    (void)id;
+}
+
+/* Transfers between L2 and L3, done when they return. */
+static inline void tg_l3_in(void *l2, const void *l3, uint32_t bytes)
+{
+    memcpy(l2, l3, bytes);
+}
+
+static inline void tg_l3_out(void *l3, const void *l2, uint32_t bytes)
+{
+    memcpy(l3, l2, bytes);
 }
 #endif
 #define TG_FIRST(n) ((n) * TG_CORE / TG_CORES)

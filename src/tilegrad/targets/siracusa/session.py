@@ -13,10 +13,10 @@ import numpy.typing as npt
 from tilegrad.simulator.elf import Image, read_elf
 from tilegrad.simulator.machine import Simulator
 from tilegrad.targets.base import Array, Progress, Session, require_entry, require_symbol
+from tilegrad.targets.siracusa.image import section_bytes
 
 _IDLE = "tilegrad_idle"
 _LONGEST_NAME = 256
-_WORKERS = 9
 
 
 class ClusterSession(Session):
@@ -30,7 +30,10 @@ class ClusterSession(Session):
 
     def __init__(self, executable: Path, cores: int, progress: Progress | None = None) -> None:
         image = read_elf(executable)
-        self._machine = Simulator(image, cores=cores, stacks=_stacks(image), progress=progress)
+        self._machine = Simulator(image, cores=cores, stacks=_stacks(image, cores), progress=progress)
+        address, contents = section_bytes(executable, ".l3")
+        if contents:
+            self._machine.write(address, contents)
         self._machine.breakpoint(_IDLE)
         self.output = self._machine.run().output
         self.symbols = {
@@ -84,7 +87,7 @@ class ClusterSession(Session):
         self._machine.close()
 
 
-def _stacks(image: Image) -> dict[int, int]:
-    """The lowest address of every worker's stack."""
+def _stacks(image: Image, cores: int) -> dict[int, int]:
+    """The lowest address of the stack of every core of the team."""
     stacks = image.symbols["tilegrad_stacks"]
-    return {core: stacks.address + core * (stacks.size // _WORKERS) for core in range(_WORKERS)}
+    return {core: stacks.address + core * (stacks.size // cores) for core in range(cores)}

@@ -17,6 +17,11 @@ RUNTIME = Path(__file__).parent / "runtime"
 #: Cores of the cluster that a team may have.
 MOST_CORES = 8
 
+#: Bytes of stack that every core of a team has in L1: the kernels keep no arrays there.
+STACK_BYTES = 1024
+#: Bytes of L2 that start-up code, its data and the fabric controller's stack take at most.
+RUNTIME_L2_BYTES = 2048
+
 _MACHINE = ("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+f+c", "-mabi=ilp32f")
 _LANGUAGE = (
     *("-std=gnu11", "-ffreestanding", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize=all"),
@@ -54,10 +59,16 @@ class SiracusaTarget(Target):
         if self.cores > MOST_CORES:
             raise UserError(f"the cluster has {MOST_CORES} cores; a team of {self.cores} is too large")
 
+    @property
+    def reserved(self) -> Mapping[str, int]:
+        """See `Target.reserved`: stacks in L1, the runtime in L2."""
+        return {**super().reserved, "L1": self.cores * STACK_BYTES, "L2": RUNTIME_L2_BYTES}
+
     def project_files(self) -> Mapping[str, str]:
-        """The runtime: start-up code, the team's header and the linker script."""
+        """The runtime: start-up code, the headers of team and memories, and the linker script."""
+        headers = ("tilegrad_team.h", "tilegrad_dma.h", "tilegrad_registers.h")
         return {
-            "src/tilegrad_team.h": (RUNTIME / "tilegrad_team.h").read_text(),
+            **{f"src/{name}": (RUNTIME / name).read_text() for name in headers},
             "siracusa/runtime.c": (RUNTIME / "runtime.c").read_text(),
             "siracusa/link.ld": (RUNTIME / "link.ld").read_text(),
         }
@@ -92,7 +103,8 @@ class SiracusaTarget(Target):
                 *_LANGUAGE,
                 optimization,
                 f"-DTILEGRAD_CORES={self.cores}",
-                *(('-DTILEGRAD_TEAM_HEADER="tilegrad_team.h"',) if self.cores > 1 else ()),
+                f"-DTILEGRAD_STACK_BYTES={STACK_BYTES}",
+                '-DTILEGRAD_TEAM_HEADER="tilegrad_team.h"',
                 *flags,
             ),
             link_options=(*_MACHINE, "-fno-sanitize=all", "-T", "siracusa/link.ld"),
@@ -119,8 +131,28 @@ TARGET = SiracusaTarget(
     name="siracusa",
     summary="PULP Siracusa: a cluster of 8 RISC-V cores with float units, on the built-in simulator",
     memories=(
-        Memory("L1", capacity=256 << 10, alignment=4, load_cycles=1),
-        Memory("L2", capacity=2_000_000, alignment=64, load_cycles=15.5),
+        Memory("L1", capacity=128_000, physical=256 << 10, alignment=4, load_cycles=1),
+        # Private banks of the fabric controller come first and are left to it.
+        Memory(
+            "L2",
+            capacity=2_000_000,
+            physical=(2 << 20) - (64 << 10),
+            alignment=64,
+            load_cycles=15.5,
+            dma_bytes_per_cycle=8,
+            dma_setup_cycles=25,
+        ),
+        # 1.4 bytes a cycle towards L2, 0.8 from there: this is what one of each takes.
+        Memory(
+            "L3",
+            capacity=8 << 20,
+            physical=8 << 20,
+            alignment=64,
+            load_cycles=float("inf"),
+            mapped=False,
+            dma_bytes_per_cycle=1.0,
+            dma_setup_cycles=100,
+        ),
     ),
     cores=8,
     vector_width_bytes=4,
