@@ -122,8 +122,8 @@ def test_counting_by_function_changes_no_cycle_and_adds_up(feature: Load) -> Non
     assert profiled.run(1_000_000).cycles == expected
     rows = profiled.profiles()
     by_core = sum(row.counters.instructions for row in rows if row.core == 3)
-    assert by_core == pytest.approx(profiled.counters(3).instructions, abs=8)
-    assert "program" in {row.function for row in rows} | {"program"}
+    assert by_core == profiled.counters(3).instructions
+    assert {row.function for row in rows} >= {"worker_start", "worker", "program", "fabric"}
 
 
 @pytest.mark.parametrize("cores", [1, 3, 8])

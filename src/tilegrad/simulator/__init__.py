@@ -3,7 +3,7 @@
 `Simulator` loads an ELF file and runs it; docs/simulator.md describes the machine, its timing model and its parameters.
 """
 
-from tilegrad.simulator.machine import FC, Counters, FunctionProfile, Reason, Result, Simulator
+from tilegrad.simulator.machine import FC, Counters, FunctionProfile, HotSpot, Reason, Result, Simulator
 from tilegrad.simulator.regions import Access, Region
 
-__all__ = ["FC", "Access", "Counters", "FunctionProfile", "Reason", "Region", "Result", "Simulator"]
+__all__ = ["FC", "Access", "Counters", "FunctionProfile", "HotSpot", "Reason", "Region", "Result", "Simulator"]

@@ -13,7 +13,7 @@ from tilegrad.targets.cbuild import Recipe, build_program
 from tilegrad.targets.host.toolchain import Compiler, find_compiler
 
 SOURCES = Path(__file__).parent / "native"
-INTERFACE = 2
+INTERFACE = 3
 COUNTERS = (
     "cycles",
     "instructions",
@@ -53,6 +53,16 @@ class CounterRecord(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_uint64) for name in COUNTERS),
+        ("stalls", ctypes.c_uint64 * len(STALL_KINDS)),
+    )
+
+
+class HotRecord(ctypes.Structure):
+    """`sim_hot_t` of simulator.h."""
+
+    _fields_ = (
+        ("count", ctypes.c_uint64),
+        ("sleep", ctypes.c_uint64),
         ("stalls", ctypes.c_uint64 * len(STALL_KINDS)),
     )
 
@@ -110,7 +120,8 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "sim_guard": (_INT, (_SIM, ctypes.POINTER(RangeRecord), _U32)),
     "sim_trace": (_VOID, (_SIM, _INT)),
     "sim_trace_read": (_U32, (_SIM, ctypes.POINTER(TraceRecord), _U32)),
-    "sim_profile": (_INT, (_SIM, ctypes.POINTER(_U32), _U32)),
+    "sim_profile": (_INT, (_SIM, ctypes.POINTER(_U32), _U32, _INT)),
+    "sim_hot_read": (_INT, (_SIM, _U32, ctypes.POINTER(HotRecord))),
     "sim_profile_read": (_INT, (_SIM, _U32, _U32, ctypes.POINTER(CounterRecord))),
 }
 

@@ -17,19 +17,19 @@ from tilegrad.errors import RunError, UserError
 from tilegrad.simulator.elf import Image, Symbol, read_elf
 from tilegrad.simulator.faults import FC, Context, Reason, explain
 from tilegrad.simulator.library import (
-    COUNTERS,
-    STALL_KINDS,
     CounterRecord,
+    HotRecord,
     RangeRecord,
     StopRecord,
     TraceRecord,
     load_library,
 )
+from tilegrad.simulator.profile import Counters, FunctionProfile, HotSpot
 from tilegrad.simulator.regions import Region
 from tilegrad.simulator.trace import KernelSpan, chrome_trace, kernel_spans
 from tilegrad.targets.base import Progress
 
-__all__ = ["FC", "Counters", "FunctionProfile", "Reason", "Result", "Simulator"]
+__all__ = ["FC", "Counters", "FunctionProfile", "HotSpot", "Reason", "Result", "Simulator"]
 
 WORKERS = 9
 L3_WINDOW = 0x80000000
@@ -38,57 +38,6 @@ L3_WINDOW = 0x80000000
 _FOREVER = (1 << 64) - 1
 _WAIT = 66
 _PC = 64
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What a core, or a function on a core, did.
-
-    Attributes:
-        cycles: cycles awake.
-        instructions: instructions executed.
-        loads: of these, loads.
-        stores: of these, stores.
-        branches: of these, branches.
-        taken: branches that were taken.
-        jumps: jumps and calls.
-        multiply_adds: fused float multiply-adds.
-        floats: other float arithmetic.
-        sleep: cycles asleep.
-        stalls: stall cycles by cause.
-    """
-
-    cycles: int
-    instructions: int
-    loads: int
-    stores: int
-    branches: int
-    taken: int
-    jumps: int
-    multiply_adds: int
-    floats: int
-    sleep: int
-    stalls: dict[str, int]
-
-    @classmethod
-    def _of(cls, record: CounterRecord) -> Counters:
-        values = {name: int(getattr(record, name)) for name in COUNTERS}
-        return cls(**values, stalls=dict(zip(STALL_KINDS, map(int, record.stalls), strict=True)))
-
-
-@dataclass(frozen=True)
-class FunctionProfile:
-    """What one function did on one core, its callees not included.
-
-    Attributes:
-        function: the function's symbol.
-        core: the core, `FC` for the fabric controller.
-        counters: what was counted.
-    """
-
-    function: str
-    core: int
-    counters: Counters
 
 
 @dataclass(frozen=True)
@@ -322,7 +271,7 @@ class Simulator:
         """What a core did since it was started; `FC` for the fabric controller."""
         record = CounterRecord()
         self._library.sim_counters(self._live(), _core(core), ctypes.byref(record))
-        return Counters._of(record)
+        return Counters.of(record)
 
     def register(self, core: int, index: int) -> int:
         """A register: 0 to 31 integer, 32 to 63 float, 64 the pc, 65 fcsr."""
@@ -406,11 +355,20 @@ class Simulator:
         while count := self._library.sim_trace_read(self._live(), block, len(block)):
             self._trace += [TraceRecord.from_buffer_copy(record) for record in block[:count]]
 
-    def profile(self) -> None:
-        """Counts by function from now on; runs take about twice as long."""
+    def profile(self, *, instructions: bool = False) -> None:
+        """Counts by function from now on, from zero; runs take about twice as long.
+
+        Args:
+            instructions: count for each instruction too, for `hot`.
+
+        Raises:
+            RunError: there is not enough memory for the counters.
+        """
         self._functions = self.image.functions
         bounds = [bound for symbol in self._functions for bound in (symbol.address, symbol.address + symbol.size)]
-        self._library.sim_profile(self._live(), (ctypes.c_uint32 * max(len(bounds), 1))(*bounds), len(self._functions))
+        table = (ctypes.c_uint32 * max(len(bounds), 1))(*bounds)
+        if not self._library.sim_profile(self._live(), table, len(self._functions), int(instructions)):
+            raise RunError(f"there is not enough memory to count in {len(self._functions)} functions")
 
     def profiles(self) -> list[FunctionProfile]:
         """What was counted by function, those that take most cycles first; nothing where `profile` was not called."""
@@ -420,8 +378,29 @@ class Simulator:
             for core in range(FC + 1):
                 self._library.sim_profile_read(self._live(), core, index, ctypes.byref(record))
                 if record.instructions:
-                    found.append(FunctionProfile(symbol.name, core, Counters._of(record)))
+                    found.append(FunctionProfile(symbol.name, core, Counters.of(record)))
         return sorted(found, key=lambda entry: (-entry.counters.cycles, entry.function, entry.core))
+
+    def hot(self, function: str) -> list[HotSpot]:
+        """What was counted for the instructions of a function, those that take most cycles first.
+
+        Args:
+            function: its symbol.
+
+        Raises:
+            RunError: there is no such function, or `profile` was not told to count instructions.
+        """
+        symbol = self._symbol(function)
+        record = HotRecord()
+        found: list[HotSpot] = []
+        for pc in range(symbol.address, symbol.address + max(symbol.size, 2), 2):
+            if not self._library.sim_hot_read(self._live(), pc, ctypes.byref(record)):
+                raise RunError(
+                    f"in {function!r} no instructions are counted: call profile(instructions=True) before the run"
+                )
+            if record.count:
+                found.append(HotSpot.of(pc, record))
+        return sorted(found, key=lambda spot: (-spot.cycles, spot.pc))
 
     def _output(self) -> str:
         parts: list[bytes] = []

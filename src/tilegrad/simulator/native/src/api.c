@@ -195,11 +195,6 @@ uint32_t sim_output(sim_t *s, char *text, uint32_t capacity)
     return length;
 }
 
-static void update_checked(sim_t *s)
-{
-    s->checked = s->ranges || s->tracing || s->functions;
-}
-
 int sim_kernels(sim_t *s, const uint32_t *entries, uint32_t count)
 {
     uint32_t *copy = malloc((count + 1) * sizeof *copy);
@@ -216,7 +211,7 @@ int sim_kernels(sim_t *s, const uint32_t *entries, uint32_t count)
         s->kernel_filter[entries[i] >> 7 & 63] |= 1ull << (entries[i] >> 1 & 63);
     for (uint32_t i = 0; i < CORES; i++)
         s->core[i].depth = 0;
-    update_checked(s);
+    choose_run(s);
     return 1;
 }
 
@@ -243,14 +238,14 @@ int sim_guard(sim_t *s, const sim_range_t *ranges, uint32_t count)
     s->range = grouped;
     s->range_first = first;
     s->ranges = filled;
-    update_checked(s);
+    choose_run(s);
     return 1;
 }
 
 void sim_trace(sim_t *s, int on)
 {
     s->tracing = on;
-    update_checked(s);
+    choose_run(s);
 }
 
 uint32_t sim_trace_read(sim_t *s, sim_trace_t *records, uint32_t capacity)
@@ -262,36 +257,4 @@ uint32_t sim_trace_read(sim_t *s, sim_trace_t *records, uint32_t capacity)
     if (s->trace_read == s->trace_length)
         s->trace_read = s->trace_length = 0;
     return count;
-}
-
-int sim_profile(sim_t *s, const uint32_t *bounds, uint32_t count)
-{
-    uint32_t *copy = malloc((2 * count + 1) * sizeof *copy);
-    sim_counters_t *counters = calloc((size_t)count * CORES + 1, sizeof *counters);
-    if (!copy || !counters) {
-        free(copy);
-        free(counters);
-        return 0;
-    }
-    if (count)
-        memcpy(copy, bounds, 2 * count * sizeof *copy);
-    free(s->function_bound);
-    free(s->function_count);
-    s->function_bound = copy;
-    s->function_count = counters;
-    s->functions = count;
-    for (uint32_t i = 0; i < CORES; i++)
-        s->core[i].function = -1;
-    update_checked(s);
-    return 1;
-}
-
-int sim_profile_read(sim_t *s, uint32_t core, uint32_t function, sim_counters_t *counters)
-{
-    if (core >= CORES || function >= s->functions)
-        return 0;
-    if (s->core[core].function >= 0)
-        leave_function(s, core);
-    *counters = s->function_count[core * s->functions + function];
-    return 1;
 }

@@ -1,4 +1,4 @@
-/* What is checked and recorded when a run is not only to be fast: the guard table, kernels, functions. */
+/* What is checked and recorded when a run is not only to be fast: the guard table and the kernels. */
 #include "machine.h"
 
 int32_t guard_kernel(const sim_t *s, uint32_t core)
@@ -88,34 +88,6 @@ access_t guard_transfer(sim_t *s, uint32_t core, const transfer_t *t)
     return ACCESS_DONE;
 }
 
-/* Charges the function that the core was in with what was counted since. */
-void leave_function(sim_t *s, uint32_t core)
-{
-    core_t *c = &s->core[core];
-    sim_counters_t now = c->count;
-    now.cycles = s->now - c->started - now.sleep;
-    if (c->function >= 0) {
-        uint64_t *sum = (uint64_t *)&s->function_count[core * s->functions + (uint32_t)c->function];
-        const uint64_t *to = (const uint64_t *)&now, *from = (const uint64_t *)&c->function_from;
-        for (uint32_t i = 0; i < sizeof now / sizeof(uint64_t); i++)
-            sum[i] += to[i] - from[i];
-    }
-    c->function_from = now;
-}
-
-static int32_t function_at(const sim_t *s, uint32_t pc)
-{
-    uint32_t low = 0, high = s->functions;
-    while (low < high) {
-        const uint32_t middle = (low + high) / 2;
-        if (s->function_bound[2 * middle + 1] <= pc)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < s->functions && s->function_bound[2 * low] <= pc ? (int32_t)low : -1;
-}
-
 static int32_t kernel_at(const sim_t *s, uint32_t pc)
 {
     if (!(s->kernel_filter[pc >> 7 & 63] >> (pc >> 1 & 63) & 1))
@@ -147,10 +119,6 @@ void observe(sim_t *s, uint32_t core, uint32_t pc)
         if (s->tracing)
             trace_record(s, SIM_TRACE_ENTER, core, (uint32_t)kernel, 0, 0, 0);
     }
-    const int inside = c->function >= 0 && pc >= s->function_bound[2 * c->function] &&
-                       pc < s->function_bound[2 * c->function + 1];
-    if (s->functions && !inside) {
-        leave_function(s, core);
-        c->function = function_at(s, pc);
-    }
+    if (s->functions)
+        profile_instruction(s, core, pc);
 }

@@ -61,6 +61,8 @@ void start_core(sim_t *s, uint32_t core, uint32_t pc)
     c->started = s->now;
     c->count = (sim_counters_t){0};
     c->function = -1;
+    c->hot = NULL;
+    c->hot_from = c->count;
     c->depth = 0;
     s->awake |= 1u << core;
     schedule(s, core, s->now + s->timing.start);
@@ -194,5 +196,7 @@ void machine_destroy(sim_t *s)
     free(s->trace);
     free(s->function_bound);
     free(s->function_count);
+    free(s->hot_first);
+    free(s->hot);
     free(s);
 }

@@ -80,6 +80,8 @@ typedef struct {
     uint32_t depth;
     int32_t function; /* for the profile */
     sim_counters_t function_from;
+    sim_hot_t *hot; /* the instruction that runs, and what was counted when it began */
+    sim_counters_t hot_from;
 } core_t;
 
 typedef struct {
@@ -197,6 +199,8 @@ struct simulator {
     uint32_t *function_bound;
     uint32_t functions;
     sim_counters_t *function_count;
+    uint32_t *hot_first; /* of each function, in `hot`, which has one entry for each of its halfwords; NULL: off */
+    sim_hot_t *hot;
 };
 
 static inline uint32_t pc_of(const sim_t *s, const core_t *c, const decoded_t *at)
@@ -247,6 +251,12 @@ void start_core(sim_t *s, uint32_t core, uint32_t pc);
 void print_byte(sim_t *s, uint32_t cluster, uint32_t core, uint8_t byte);
 void flush_lines(sim_t *s);
 void trace_record(sim_t *s, uint32_t kind, uint32_t core, uint32_t a, uint32_t b, uint32_t bytes, uint32_t flags);
+/* Whether runs are checked ones: whether anything is to be guarded, traced or counted. */
+static inline void choose_run(sim_t *s)
+{
+    s->checked = s->ranges || s->tracing || s->functions;
+}
+
 /* The earliest of what devices do next. */
 void plan_devices(sim_t *s);
 
@@ -287,7 +297,9 @@ int32_t guard_kernel(const sim_t *s, uint32_t core);
 access_t guard_access(sim_t *s, uint32_t core, uint32_t address, uint32_t size, int is_write);
 access_t guard_transfer(sim_t *s, uint32_t core, const transfer_t *transfer);
 void observe(sim_t *s, uint32_t core, uint32_t pc);
-void leave_function(sim_t *s, uint32_t core);
+
+/* profile.c */
+void profile_instruction(sim_t *s, uint32_t core, uint32_t pc);
 
 /* run_fast.c, run_checked.c */
 void run_fast(sim_t *s, uint64_t until);

@@ -11,7 +11,7 @@
 #define SIM_API
 #endif
 
-enum { SIM_INTERFACE = 2 };
+enum { SIM_INTERFACE = 3 };
 
 /* Why a run stopped. The names in simulator/machine.py follow this order. */
 enum sim_stop {
@@ -88,6 +88,13 @@ typedef struct {
     uint64_t stalls[SIM_STALL_KINDS];
 } sim_counters_t;
 
+/* What one instruction did, on all cores together. */
+typedef struct {
+    uint64_t count; /* how often it was executed */
+    uint64_t sleep;
+    uint64_t stalls[SIM_STALL_KINDS];
+} sim_hot_t;
+
 enum sim_trace_kind {
     SIM_TRACE_ENTER,
     SIM_TRACE_LEAVE,
@@ -156,8 +163,10 @@ SIM_API int sim_kernels(sim_t *sim, const uint32_t *entries, uint32_t count);
 SIM_API int sim_guard(sim_t *sim, const sim_range_t *ranges, uint32_t count);
 SIM_API void sim_trace(sim_t *sim, int on);
 SIM_API uint32_t sim_trace_read(sim_t *sim, sim_trace_t *records, uint32_t capacity);
-/* Functions for the profile: sorted, disjoint [first, end) pairs. */
-SIM_API int sim_profile(sim_t *sim, const uint32_t *bounds, uint32_t count);
+/* Functions for the profile: sorted, disjoint [first, end) pairs; with `instructions`, each of theirs is counted too. */
+SIM_API int sim_profile(sim_t *sim, const uint32_t *bounds, uint32_t count, int instructions);
 SIM_API int sim_profile_read(sim_t *sim, uint32_t core, uint32_t function, sim_counters_t *counters);
+/* What was counted for the instruction at pc; 0 where instructions are not counted there. */
+SIM_API int sim_hot_read(sim_t *sim, uint32_t pc, sim_hot_t *hot);
 
 #endif
