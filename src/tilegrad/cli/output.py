@@ -1,4 +1,4 @@
-"""The file that ``--json`` names: complete or not at all, and known to be writable before the work begins."""
+"""The files that ``--json`` and ``--out`` name: complete or not at all, and known to be writable before the work."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import numpy as np
 from tilegrad.errors import UserError
 
 
-class JsonFile:
-    """A JSON file under way; use it as a context manager around the work whose result it takes.
+class TextFile:
+    """A text file under way; use it as a context manager around the work whose result it takes.
 
-    Entering proves that the file can be written. Leaving without `write` leaves whatever was there before.
+    Entering proves that the file can be written. Leaving without `write_text` leaves whatever was there before.
     """
 
     def __init__(self, path: str) -> None:
@@ -51,13 +51,12 @@ class JsonFile:
                 self._draft.unlink()
             self._draft = None
 
-    def write(self, content: Mapping[str, Any]) -> None:
-        """Write the content and put the file in its place.
+    def write_text(self, text: str) -> None:
+        """Write the text and put the file in its place.
 
         Raises:
             UserError: if the file cannot be written.
         """
-        text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
         try:
             if self._draft is None:
                 self._path.write_text(text, encoding="utf-8")
@@ -78,6 +77,18 @@ class JsonFile:
 
     def _failure(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self._path}: {error.strerror or error}; choose another file")
+
+
+class JsonFile(TextFile):
+    """A JSON file under way; see `TextFile`."""
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Write the content and put the file in its place.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        self.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
 
 
 def plain(content: Any) -> Any:

@@ -70,7 +70,7 @@ def command(
     from tilegrad.cli.job import Request, train
     from tilegrad.cli.output import JsonFile
     from tilegrad.cli.progress import Progress
-    from tilegrad.cli.report import as_json, show
+    from tilegrad.cli.summary import as_json, show
 
     zoo = take_zoo_options(values)
     with contextlib.ExitStack() as stack:
