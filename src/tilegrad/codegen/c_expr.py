@@ -97,18 +97,41 @@ def format_sum(terms: Sequence[tuple[str, int]], constant: int) -> str:
     return text
 
 
-@dataclass
-class CScope:
-    """Where C text is produced: names of tensors, and the numbering of temporaries.
+@dataclass(frozen=True)
+class Place:
+    """Where the elements of a tensor are: element ``(i, j)`` is ``pointer[i * strides[0] + j * strides[1] - origin]``.
 
     Attributes:
-        pointers: the C name of the pointer to each tensor.
-        iterators: the C text of an iterator where it differs from its own variable.
+        pointer: the C text of a pointer to elements.
+        strides: distance in elements between neighbours along every axis.
+        origin: the C text of an integer, the position that the tensor's first element has or would have before the
+            one pointed to; empty for 0.
     """
 
-    pointers: Mapping[Value, str]
+    pointer: str
+    strides: tuple[int, ...]
+    origin: str = ""
+
+
+def natural_places(names: Mapping[Value, str]) -> dict[Value, Place]:
+    """Whole tensors under the names of pointers to their first elements."""
+    return {value: Place(name, value.strides) for value, name in names.items()}
+
+
+@dataclass
+class CScope:
+    """Where C text is produced: places of tensors, and the numbering of temporaries.
+
+    Attributes:
+        places: where the elements of each tensor are.
+        iterators: the C text of an iterator where it differs from its own variable.
+        accumulator: the C text of the finished accumulator, while a final expression is written.
+    """
+
+    places: Mapping[Value, Place]
     iterators: dict[int, str] = field(default_factory=dict)
     counter: int = 0
+    accumulator: str = ""
 
     def fresh(self, prefix: str = "t") -> str:
         """A new local name."""
@@ -127,10 +150,12 @@ class CScope:
 
     def element(self, value: Value, index: Sequence[Affine]) -> str:
         """A tensor element as C text, its strides multiplied out."""
+        place = self.places[value]
         flat = Affine()
-        for row, stride in zip(index, value.strides, strict=True):
+        for row, stride in zip(index, place.strides, strict=True):
             flat = flat + row * stride
-        return f"{self.pointers[value]}[{self.affine(flat)}]"
+        origin = f" - {place.origin}" if place.origin else ""
+        return f"{place.pointer}[{self.affine(flat)}{origin}]"
 
     def guard(self, guard: Guard) -> str:
         """A predicate as C text; looked-up entries can be anything, so they are judged in 64 bits."""
@@ -152,8 +177,8 @@ class CScope:
         text: dict[int, str] = {}
         for node in nodes:
             written = self._node(node, [text[id(arg)] for arg in node.args])
-            shared = uses[id(node)] > 1 and node.op not in ("const", "index")
-            if shared or len(written) > 100 or (selects and node.op == "read"):
+            shared = uses[id(node)] > 1 and node.op not in ("const", "index", "acc")
+            if shared or len(written) > 100 or (selects and node.op in ("read", "acc")):
                 name = self.fresh()
                 emit(f"const {_LOCAL_TYPE[node.dtype]} {name} = {written};")
                 written = name
@@ -188,6 +213,8 @@ class CScope:
             return literal(node.attr, node.dtype)
         if node.op == "read":
             return self.element(node.attr.value, node.attr.index)
+        if node.op == "acc":
+            return self.accumulator
         return f"({self.affine(node.attr)})"
 
 

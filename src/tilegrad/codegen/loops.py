@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping as Dictionary
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 
 from tilegrad.codegen.c_expr import CScope, add, format_sum, least, literal, local_type
-from tilegrad.codegen.mapping import Mapping
+from tilegrad.errors import InternalError
 from tilegrad.ir.affine import Affine, Guard
 from tilegrad.ir.expr import Expr, substitute
 from tilegrad.ir.graph import Nest, Result, StructuredOp, Value
+from tilegrad.planning.mapping import Mapping
 
 
 class Writer:
@@ -38,29 +41,115 @@ class Writer:
         self.line("}")
 
 
-def write_op(op: StructuredOp, mappings: Sequence[Mapping], scope: CScope, writer: Writer) -> None:
-    """The body of the function that executes one operation."""
+@dataclass(frozen=True)
+class Range:
+    """The part of an iterator, or of an axis, that a tile covers.
+
+    Attributes:
+        first: C text of its first index.
+        last: C text of the index behind its last.
+        count: how many there are, where that is the same in every tile; else None.
+        most: the most there are in any tile.
+    """
+
+    first: str
+    last: str
+    count: int | None
+    most: int
+
+    @staticmethod
+    def whole(extent: int) -> Range:
+        """All of it."""
+        return Range("0", str(extent), extent, extent)
+
+    @property
+    def size(self) -> str:
+        """C text of how many there are."""
+        return str(self.count) if self.count is not None else f"({self.last} - {self.first})"
+
+
+#: Ranges of the iterators that tiles cut, by position.
+Ranges = Dictionary[int, Range]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Sums that run over several tiles, the accumulators in the outputs between them.
+
+    Attributes:
+        start: C text of a condition: this is the first tile of the sum.
+        end: C text of a condition: this is the last one.
+    """
+
+    start: str = "tg_start"
+    end: str = "tg_end"
+
+
+def write_op(
+    op: StructuredOp,
+    mappings: Sequence[Mapping],
+    scope: CScope,
+    writer: Writer,
+    ranges: Sequence[Ranges] | None = None,
+    chain: Chain | None = None,
+    init_ranges: Dictionary[Value, Sequence[Range]] | None = None,
+) -> None:
+    """The body of the function that executes one operation, or one tile of it.
+
+    Args:
+        op: the operation.
+        mappings: for every nest, the structure of its loops.
+        scope: where its tensors are.
+        writer: takes the lines.
+        ranges: for every nest, the ranges of the iterators that tiles cut.
+        chain: given where a tile cuts reduction iterators.
+        init_ranges: for outputs with elements that no nest writes, the part along every axis that the tile writes.
+    """
     team = any(mapping.team for mapping in mappings)
     if op.init is not None:
-        for output in op.outputs:
-            first, last = (f"TG_FIRST({output.size})", f"TG_LAST({output.size})") if team else ("0", str(output.size))
-            with writer.block(f"for (int k = {first}; k < {last}; ++k)"):
-                writer.line(f"{scope.pointers[output]}[k] = {literal(op.init, output.dtype)};")
+        with writer.block(f"if ({chain.start})") if chain is not None else nullcontext():
+            for output in op.outputs:
+                parts = (init_ranges or {}).get(output) or [Range.whole(extent) for extent in output.shape]
+                _write_init(output, parts, literal(op.init, output.dtype), scope, writer, team)
         if team:
             writer.line("tg_barrier();")
-    for nest, mapping in zip(op.nests, mappings, strict=True):
-        if len(op.nests) == 1:
-            _NestWriter(nest, mapping, scope, writer).write()
-            continue
-        with writer.block(""):  # every piece has accumulators of its own
-            _NestWriter(nest, mapping, scope, writer).write()
+    for position, (nest, mapping) in enumerate(zip(op.nests, mappings, strict=True)):
+        found = ranges[position] if ranges is not None else {}
+        with writer.block("") if len(op.nests) > 1 else nullcontext():  # every piece has accumulators of its own
+            _NestWriter(nest, mapping, scope, writer, found, chain).write()
+
+
+def _write_init(output: Value, parts: Sequence[Range], text: str, scope: CScope, writer: Writer, team: bool) -> None:
+    """Fill the part of an output that belongs to the tile, its rows divided over the cores."""
+    rows = " * ".join(part.size for part in parts[:-1]) or "1"
+    place = scope.places[output]
+    with ExitStack() as opened:
+        if len(parts) > 1:
+            first, last = (f"TG_FIRST({rows})", f"TG_LAST({rows})") if team else ("0", rows)
+            opened.enter_context(writer.block(f"for (int row = {first}; row < {last}; ++row)"))
+        elif team:
+            opened.enter_context(writer.block("if (TG_CORE == 0)"))
+        terms, inner = [], ""
+        for axis in reversed(range(len(parts) - 1)):
+            at = f"row{inner}" if axis == 0 else f"row{inner} % {parts[axis].size}"
+            inner += f" / {parts[axis].size}"
+            terms.append(f"({parts[axis].first} + {at}) * {place.strides[axis]}")
+        if parts:
+            head = f"for (int k = {parts[-1].first}; k < {parts[-1].last}; ++k)"
+            opened.enter_context(writer.block(head))
+            terms.append("k" if place.strides[-1] == 1 else f"k * {place.strides[-1]}")
+        origin = f" - {place.origin}" if place.origin else ""
+        writer.line(f"{place.pointer}[{' + '.join(terms) or '0'}{origin}] = {text};")
 
 
 class _NestWriter:
     """Writes one nest under one mapping."""
 
-    def __init__(self, nest: Nest, mapping: Mapping, scope: CScope, writer: Writer) -> None:
-        self.nest, self.mapping, self.scope, self.out = nest, mapping, scope, writer
+    def __init__(
+        self, nest: Nest, mapping: Mapping, scope: CScope, writer: Writer, ranges: Ranges, chain: Chain | None
+    ) -> None:
+        self.nest, self.mapping, self.scope, self.out, self.chain = nest, mapping, scope, writer, chain
+        self.ranges = [ranges.get(k) or Range.whole(extent) for k, extent in enumerate(nest.extents)]
         self.pending = list(nest.guards)
         self.open: set[int] = set()
 
@@ -92,12 +181,15 @@ class _NestWriter:
             return
         iterator, rest = order[0], order[1:]
         self.open.add(iterator)
-        lower, upper, conditions = self._bounds(iterator) if bounded else ("0", str(self.nest.extents[iterator]), [])
+        lower, upper, conditions = self._bounds(iterator) if bounded else self._whole(iterator)
         name = self.scope.iterator(iterator)
         with self.out.block(f"for (int {name} = {lower}; {name} < {upper}; ++{name})"):
             for condition in conditions:
                 self.out.line(f"if (!{condition}) continue;")
             self._loops(rest, body, bounded=bounded)
+
+    def _whole(self, iterator: int) -> tuple[str, str, list[str]]:
+        return self.ranges[iterator].first, self.ranges[iterator].last, []
 
     def _team(self, loops: Sequence[tuple[int, int]], body: object, *, bounded: bool) -> None:
         """Nested loops over parallel iterators with their steps, the outer ones divided over the cores of a team.
@@ -114,16 +206,17 @@ class _NestWriter:
         if not divided:
             self._steps(rest, body, bounded=bounded)
             return
-        counts = [self.nest.extents[k] // step for k, step in divided]
-        total = math.prod(counts)
+        counts = [_blocks(self.ranges[k], step) for k, step in divided]
+        total = _product(counts)
         share = self.scope.fresh("share")
         with self.out.block(f"for (int {share} = TG_FIRST({total}); {share} < TG_LAST({total}); ++{share})"):
-            inner = total
-            for (iterator, step), count in zip(divided, counts, strict=True):
-                inner //= count
-                text = share if inner == 1 else f"{share} / {inner}"
-                text = text if inner * count == total else f"{text} % {count}"
+            for place, (iterator, step) in enumerate(divided):
+                inner = _product(counts[place + 1 :])
+                text = share if inner == "1" else f"{share} / {inner}"
+                text = text if place == 0 else f"{text} % {counts[place]}"
                 text = text if step == 1 else f"({text}) * {step}"
+                first = self.ranges[iterator].first
+                text = text if first == "0" else f"{first} + {text}"
                 self.out.line(f"const int {self.scope.iterator(iterator)} = {text};")
                 self.open.add(iterator)
             for condition in self._settle() if bounded else []:
@@ -139,7 +232,8 @@ class _NestWriter:
 
             def blocks() -> None:
                 self.open.add(iterator)
-                with self.out.block(f"for (int {name} = 0; {name} < {self.nest.extents[iterator]}; {name} += {step})"):
+                part = self.ranges[iterator]
+                with self.out.block(f"for (int {name} = {part.first}; {name} < {part.last}; {name} += {step})"):
                     body()
 
             self._loops([k for k, _ in loops[:-1]], blocks, bounded=bounded)
@@ -156,7 +250,7 @@ class _NestWriter:
         """Bounds of the loop over `iterator`, just opened, and what has to be tested inside."""
         ready = [g for g in self.pending if set(g.index.iterators()) <= self.open]
         self.pending = [g for g in self.pending if g not in ready]
-        lowers, uppers, conditions = ["0"], [str(self.nest.extents[iterator])], []
+        lowers, uppers, conditions = [self.ranges[iterator].first], [self.ranges[iterator].last], []
         for guard in ready:
             if guard.index.lookups or not guard.index.coefficient(iterator):
                 conditions.append(self.scope.guard(guard))
@@ -231,30 +325,50 @@ class _NestWriter:
         for r, result in enumerate(self.nest.results):
             for lane in lanes:
                 index = self._lane_index(result.index, lane)
-                self.out.line(f"{self.scope.element(result.outputs[0], index)} = {names[r][lane]};")
+                self._store(result, names[r][lane], lane, self.scope.element(result.outputs[0], index))
                 if result.combiner == "argmax":
                     self.out.line(f"{self.scope.element(result.outputs[1], index)} = {names[r][lane]}_at;")
         self.pending, self.open = saved, opened
 
+    def _store(self, result: Result, accumulator: str, lane: int, element: str) -> None:
+        """Store a finished accumulator, or one that the next tile of its chain goes on with."""
+        if result.final is None:
+            self.out.line(f"{element} = {accumulator};")
+            return
+        if self.chain is not None:
+            if result.final.dtype is not result.dtype:
+                raise InternalError("a sum over several tiles is kept in an output of another type")
+            self.out.line(f"{element} = {accumulator};")
+        with self.out.block(f"if ({self.chain.end})") if self.chain is not None else nullcontext():
+            self.scope.accumulator = accumulator
+            (text,) = self.scope.evaluate([self._lane(result.final, lane)], self.out.line)
+            self.out.line(f"{element} = {text};")
+
     def _start(self, result: Result, name: str, lane: int) -> None:
-        dtype = result.outputs[0].dtype
+        dtype = result.dtype
         kind = local_type(dtype)
+        index = self._lane_index(result.index, lane)
         if result.combiner in ("max", "argmax"):
-            self.out.line(f"{kind} {name} = {least(dtype)};")
+            text = self._begin(least(dtype), result.outputs[0], index)
+            self.out.line(f"{kind} {name} = {text};")
             if result.combiner == "argmax":
-                self.out.line(f"int32_t {name}_at = -1;")
+                self.out.line(f"int32_t {name}_at = {self._begin('-1', result.outputs[1], index)};")
             return
         text = literal(0, dtype)
         if result.start is not None:
             (text,) = self.scope.evaluate([self._lane(result.start, lane)], self.out.line)
-        self.out.line(f"{kind} {name} = {text};")
+        self.out.line(f"{kind} {name} = {self._begin(text, result.outputs[0], index)};")
+
+    def _begin(self, text: str, output: Value, index: Sequence[Affine]) -> str:
+        """What an accumulator begins with: in a later tile of its chain, what the one before has left."""
+        return text if self.chain is None else f"{self.chain.start} ? {text} : {self.scope.element(output, index)}"
 
     def _combine(self, result: Result, name: str, terms: Sequence[str]) -> None:
         if result.combiner not in ("max", "argmax"):
             self.out.line(f"{name} = {_accumulate(result, terms, name)};")
             return
         term = self.scope.fresh("v")
-        dtype = result.outputs[0].dtype
+        dtype = result.dtype
         self.out.line(f"const {local_type(dtype)} {term} = {terms[0]};")
         larger = f"{term} > {name}"
         if dtype.is_float:
@@ -282,6 +396,10 @@ class _NestWriter:
     def _sections(self, vector: int, lanes: Sequence[int]) -> None:
         """Border, tiles and border of one row."""
         extent, width = self.nest.extents[vector], self.mapping.width
+        part = self.ranges[vector]
+        if part.first != "0" or part.count != extent:
+            self._row(vector, lanes, 0, part.most, part=part)
+            return
         first, last = self._interior(vector)
         tiles = max(last - first, 0) // width
         if not tiles:
@@ -311,8 +429,13 @@ class _NestWriter:
             first, last = max(first, bounds[0]), min(last, bounds[1])
         return first, last
 
-    def _row(self, vector: int, lanes: Sequence[int], first: int, stop: int, *, offset: str = "") -> None:
-        """One row of accumulators for the elements [first, stop) of the vector iterator, shifted by `offset`."""
+    def _row(
+        self, vector: int, lanes: Sequence[int], first: int, stop: int, *, offset: str = "", part: Range | None = None
+    ) -> None:
+        """One row of accumulators for the elements [first, stop) of the vector iterator, shifted by `offset`.
+
+        With `part`, for the elements of a tile, of which there are at most `stop`.
+        """
         saved, opened = list(self.pending), set(self.open)
         (result,) = self.nest.results
         name = self.scope.iterator(vector)
@@ -321,8 +444,9 @@ class _NestWriter:
         rows = [f"row{lane}" for lane in lanes]
         if offset:
             self.scope.iterators[vector] = f"({offset} + {lane_name})"
-        whole = f"for (int {lane_name} = {first}; {lane_name} < {stop}; ++{lane_name})"
-        place = lane_name if not first else f"{lane_name} - {first}"
+        begin, end = (str(first), str(stop)) if part is None else (part.first, part.last)
+        whole = f"for (int {lane_name} = {begin}; {lane_name} < {end}; ++{lane_name})"
+        place = lane_name if begin == "0" else f"{lane_name} - {begin}"
         for row in rows:
             self.out.line(f"float {row}[{size}];")
         with self.out.block(whole):
@@ -330,17 +454,19 @@ class _NestWriter:
                 text = "0.0f"
                 if result.start is not None:
                     (text,) = self.scope.evaluate([self._lane(result.start, lane)], self.out.line)
-                self.out.line(f"{row}[{place}] = {text};")
-        self._row_terms(vector, lanes, [f"{row}[{place}]" for row in rows], (first, stop), lane_name)
+                index = self._lane_index(result.index, lane)
+                self.out.line(f"{row}[{place}] = {self._begin(text, result.outputs[0], index)};")
+        limits = None if part is not None else (first, stop)
+        self._row_terms(vector, lanes, [f"{row}[{place}]" for row in rows], limits, lane_name)
         with self.out.block(whole):
             for lane, row in zip(lanes, rows, strict=True):
                 element = self.scope.element(result.outputs[0], self._lane_index(result.index, lane))
-                self.out.line(f"{element} = {row}[{place}];")
+                self._store(result, f"{row}[{place}]", lane, element)
         self.scope.iterators.pop(vector, None)
         self.pending, self.open = saved, opened
 
     def _row_terms(
-        self, vector: int, lanes: Sequence[int], targets: Sequence[str], limits: tuple[int, int], lane_name: str
+        self, vector: int, lanes: Sequence[int], targets: Sequence[str], limits: tuple[int, int] | None, lane_name: str
     ) -> None:
         """The loops over the reduction iterators around the loop over the lanes of a row."""
         reductions = [k for k in self.mapping.order if k >= self.nest.parallel]
@@ -361,6 +487,10 @@ class _NestWriter:
             self.open.add(vector)
             lower, upper, tests = self._bounds(vector)
             assert not tests
+            if limits is None:
+                with self.out.block(f"for (int {lane_name} = {lower}; {lane_name} < {upper}; ++{lane_name})"):
+                    terms()
+                return
             whole = f"for (int {lane_name} = {limits[0]}; {lane_name} < {limits[1]}; ++{lane_name})"
             if not on_vector:
                 with self.out.block(whole):
@@ -414,6 +544,23 @@ def solve_guard(guard: Guard, iterator: int, scope: CScope) -> tuple[str, str]:
     return f"tg_ceil_div({texts[0]}, {coefficient})", f"tg_ceil_div({texts[1]}, {coefficient})"
 
 
+def _blocks(part: Range, step: int) -> str:
+    """C text of how many blocks of `step` elements there are."""
+    if part.count is not None:
+        return str(part.count // step)
+    return part.size if step == 1 else f"({part.size} / {step})"
+
+
+def _product(counts: Sequence[str]) -> str:
+    """C text of a product, its literal factors multiplied."""
+    fixed = math.prod(int(count) for count in counts if count.isdigit())
+    texts = [count for count in counts if not count.isdigit()]
+    if not texts:
+        return str(fixed)
+    text = " * ".join([str(fixed), *texts] if fixed != 1 else texts)
+    return f"({text})" if len(texts) > 1 or fixed != 1 else text
+
+
 def _fold(function: str, texts: Sequence[str]) -> str:
     result = texts[0]
     for text in texts[1:]:
@@ -424,7 +571,7 @@ def _fold(function: str, texts: Sequence[str]) -> str:
 def _accumulate(result: Result, terms: Sequence[str], accumulator: str) -> str:
     if result.combiner == "dot":
         return f"__builtin_fmaf({terms[0]}, {terms[1]}, {accumulator})"
-    return add(accumulator, terms[0], result.outputs[0].dtype)
+    return add(accumulator, terms[0], result.dtype)
 
 
 def _position(nest: Nest) -> Affine:

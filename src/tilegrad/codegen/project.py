@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilegrad.codegen.c_expr import CScope, literals
+from tilegrad.codegen.c_expr import CScope, literals, natural_places
 from tilegrad.codegen.loops import Writer, write_op
 from tilegrad.errors import UserError
 from tilegrad.ir.graph import Value
@@ -323,7 +323,7 @@ def _kernel(kernel: Kernel) -> tuple[list[str], str]:
         restrict = "" if value in aliased else "restrict "
         parameters.append(f"{value.dtype.c_type} *{restrict}{names[value]}")
         arguments.append(_pointer(kernel.writes[value], value))
-    scope, writer = CScope(names), Writer()
+    scope, writer = CScope(natural_places(names)), Writer()
     write_op(kernel.op, kernel.mappings, scope, writer)
     comment = [f"/* {comment_text(f'{kernel.op.phase}: {kernel.op.origin}')}"]
     comment.extend(f"   {comment_text(format_value(value))}" for value in inputs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tilegrad.ir.affine import Affine
+from tilegrad.ir.expr import walk
 from tilegrad.ir.graph import Nest, Value
 from tilegrad.targets.base import Target
 from tilegrad.transforms.inline import linear_index
@@ -53,10 +55,31 @@ def plain_mapping(nest: Nest, cores: int = 1) -> Mapping:
     return Mapping(tuple(range(len(nest.extents))), team=cores > 1)
 
 
-def choose_mapping(nest: Nest, target: Target) -> Mapping:
-    """The mapping for a target, from the indexing maps alone."""
-    mapping = _choose_loops(nest, target)
-    return mapping if target.cores == 1 else _divide(nest, mapping, target.cores)
+def choose_mapping(nest: Nest, target: Target, sizes: tuple[int, ...] | None = None) -> Mapping:
+    """The mapping for a target, from the indexing maps alone.
+
+    Args:
+        nest: the nest.
+        target: the machine.
+        sizes: the most elements that every iterator has in a tile; None for the whole nest.
+    """
+    tile = nest if sizes is None else replace(nest, extents=sizes)
+    mapping = _choose_loops(tile, target)
+    return mapping if target.cores == 1 else _divide(tile, mapping, target.cores)
+
+
+#: Cycles to call a kernel and to meet at the barrier behind it.
+CALL_CYCLES = 80
+
+
+@lru_cache(maxsize=65536)
+def nest_cycles(nest: Nest, target: Target, sizes: tuple[int, ...], mapping: Mapping) -> float:
+    """Estimated cycles of one call of a kernel on all cores, its operands in the fastest memory."""
+    points = math.prod(sizes)
+    shares = math.prod(sizes[k] for k in range(nest.parallel))
+    busy = -(-shares // target.cores) * target.cores / max(shares, 1)
+    nodes = sum(1 for _ in walk(*nest.exprs))
+    return CALL_CYCLES + points * busy * (2 + nodes) / target.cores
 
 
 def _divide(nest: Nest, mapping: Mapping, cores: int) -> Mapping:
@@ -78,11 +101,11 @@ def _choose_loops(nest: Nest, target: Target) -> Mapping:
     order = _by_output_stride(nest)
     if nest.scatter or result.combiner == "assign":
         return plain_mapping(nest) if nest.scatter else Mapping(order)
-    if result.combiner in ("max", "argmax") or len(nest.results) != 1 or not result.outputs[0].dtype.is_float:
+    if result.combiner in ("max", "argmax") or len(nest.results) != 1 or not result.dtype.is_float:
         return plain_mapping(nest)
     vector = _vector_iterator(nest) if target.innermost == "parallel" else None
     block, size = _block_iterator(nest, vector)
-    width = TILE_VECTORS * target.vector_width_bytes // result.outputs[0].dtype.size
+    width = TILE_VECTORS * target.vector_width_bytes // result.dtype.size
     return Mapping(order, vector, block, size, width)
 
 
