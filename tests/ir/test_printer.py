@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tilegrad.ir import expr as sc
+from tilegrad.ir.affine import Affine
 from tilegrad.ir.builder import Domain, Pieces, elementwise, lookup, reshape
-from tilegrad.ir.graph import Graph, Store, Value
+from tilegrad.ir.graph import Graph, Nest, Result, Store, StructuredOp, Value
 from tilegrad.ir.printer import format_graph
 from tilegrad.ir.types import DType, Kind
 from tilegrad.training.autodiff import gradients
@@ -61,6 +62,9 @@ graph all(x: f32[4])
   u: i32[4] =  # optimizer step
     P(i0:4)
       u[i0] = i32(x[i0])
+  c: bool[] =  # forward
+    P() R(i0:4)
+      c[] += x[i0] from 2.0 then (acc > b[])
   store b <- m
   return y, s
 """
@@ -94,6 +98,10 @@ def test_every_form() -> None:
         largest, _ = d.argmax(-x[i], (), "m")
         with graph.scope("step", "optimizer"):
             elementwise(lambda e: sc.cast(e, DType.I32), x, name="u")
+    c = Value("c", (), DType.BOOL)
+    final = sc.accumulator(DType.F32) > b[()]
+    result = Result((c,), (), "sum", (x[Affine.iterator(0)],), sc.constant(2.0, DType.F32), final)
+    graph.add(StructuredOp((c,), (Nest((4,), 0, (), (result,)),)))
     graph.stores.append(Store(b, largest))
     graph.results.extend([y, s])
     assert format_graph(graph) == EVERYTHING

@@ -28,10 +28,10 @@ def value(*shape: int, dtype: DType = DType.F32) -> Value:
 def op(
     output: Value, index: tuple[Affine | int, ...], expr: sc.Expr, *, extents: tuple[int, ...] = (4, 5),
     parallel: int = 1, combiner: str = "sum", guards: tuple[Guard, ...] = (), scatter: bool = False,
-    init: float | None = None, start: sc.Expr | None = None,
+    init: float | None = None, start: sc.Expr | None = None, final: sc.Expr | None = None,
 ) -> StructuredOp:  # fmt: skip
     rows = tuple(Affine.of(row) for row in index)
-    result = Result((output,), rows, combiner, (expr,), start)
+    result = Result((output,), rows, combiner, (expr,), start, final)
     return StructuredOp((output,), (Nest(extents, parallel, guards, (result,), scatter),), init)
 
 
@@ -56,8 +56,11 @@ def test_sound_graphs_pass() -> None:
     verify_graph(graph_of(op(z, (looked,), X[U, V], scatter=True, init=0, parallel=0, guards=(Guard(looked, 0, 4),))))
     verify_graph(graph_of(op(value(4, 5), (U, V), X[U, V], parallel=2, combiner="assign")))
     verify_graph(graph_of(op(value(4), (U,), X[U, V], start=sc.read(S, (U,)))))
+    verify_graph(graph_of(op(value(4), (U,), X[U, V], final=ACC * S[U] + X[U, 0])))
+    verify_graph(graph_of(op(value(4, dtype=DType.BOOL), (U,), X[U, V], combiner="max", final=ACC > 0.0)))
 
 
+ACC = sc.accumulator(DType.F32)
 TABLE = Affine((), 0, (Lookup(1, T, (U + 1,)),))
 BROKEN: dict[str, tuple[str, Callable[[], Graph]]] = {
     "read before": ("before it is defined", lambda: graph_of(op(value(4), (U,), value(4, 5)[U, V]))),
@@ -107,6 +110,25 @@ BROKEN: dict[str, tuple[str, Callable[[], Graph]]] = {
         "can leave",
         lambda: graph_of(op(value(4), (U,), X[U, V], start=S[U + 1], guards=(Guard(U + 1, 0, 4),))),
     ),
+    "late final": ("reduction iterator", lambda: graph_of(op(value(4), (U,), X[U, V], final=ACC + X[0, V]))),
+    "final position": (
+        "reduction iterator",
+        lambda: graph_of(op(value(4, dtype=DType.I32), (U,), X[U, V], final=sc.index(U + V))),
+    ),
+    "guarded final": (
+        "can leave",
+        lambda: graph_of(op(value(4), (U,), X[U, V], final=ACC + S[U + 1], guards=(Guard(U + 1, 0, 4),))),
+    ),
+    "type of the final": ("type of y", lambda: graph_of(op(value(4), (U,), X[U, V], final=ACC > 0.0))),
+    "final of an assignment": (
+        "only sums and maxima",
+        lambda: graph_of(op(value(4), (U,), X[U, 0], extents=(4,), combiner="assign", final=ACC + 1.0)),
+    ),
+    "another accumulator": (
+        "another type",
+        lambda: graph_of(op(value(4), (U,), X[U, V], final=sc.cast(sc.accumulator(DType.I32), DType.F32))),
+    ),
+    "accumulator in a term": ("before it is finished", lambda: graph_of(op(value(4), (U,), X[U, V] + ACC))),
     "stored to a temporary": ("not persistent", lambda: graph_of(sound(), stores=(Store(value(4), X),))),
     "stored undefined": ("not defined", lambda: graph_of(stores=(Store(S, value(4)),))),
     "stored too large": ("does not fit", lambda: graph_of(stores=(Store(S, X),))),

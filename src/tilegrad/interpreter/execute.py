@@ -120,10 +120,24 @@ class _Run:
     def value(self, root: Expr) -> Array:
         for node in walk(root):
             if id(node) not in self.cache:
-                self.cache[id(node)] = self._node(node)
+                self.cache[id(node)] = self._node(node, self.cache)
         return self.cache[id(root)]
 
-    def _node(self, node: Expr) -> Array:
+    def final(self, result: Result, accumulator: Array) -> Array:
+        """What is stored for the finished accumulators, one per point of the parallel iterators."""
+        if result.final is None:
+            return accumulator
+        parallel = self.nest.extents[: self.nest.parallel]
+        found: dict[int, Array] = {}
+        for node in walk(result.final):
+            found[id(node)] = accumulator.reshape(self._outer()) if node.op == "acc" else self._node(node, found)
+        return np.broadcast_to(found[id(result.final)], self._outer()).reshape(parallel)
+
+    def _outer(self) -> tuple[int, ...]:
+        """The shape of what depends on the parallel iterators alone."""
+        return tuple(n if k < self.nest.parallel else 1 for k, n in enumerate(self.nest.extents))
+
+    def _node(self, node: Expr, known: Mapping[int, Array]) -> Array:
         ones = [1] * len(self.grids)
         if node.op == "const":
             kind = self.dtype if node.dtype.is_float else node.dtype.numpy
@@ -132,7 +146,7 @@ class _Run:
             return self.element(node.attr.value, node.attr.index)
         if node.op == "index":
             return self.affine(node.attr).astype(np.int32)
-        args = [self.cache[id(arg)] for arg in node.args]
+        args = [known[id(arg)] for arg in node.args]
         if node.op == "cast":
             return _cast(args[0], node.dtype, self.dtype)
         return np.asarray(_FUNCTIONS[node.op](*args))
@@ -145,7 +159,8 @@ class _Run:
             if self.nest.scatter:
                 self._scatter(result, magnitude)
                 continue
-            for output, array in zip(result.outputs, self._reduce(result, magnitude), strict=True):
+            first, *position = self._reduce(result, magnitude)
+            for output, array in zip(result.outputs, [self.final(result, first), *position], strict=True):
                 self._write(output, result.index, array)
 
     def _write(self, output: Value, index: Sequence[Affine], array: Array) -> None:

@@ -45,7 +45,7 @@ class Expr:
         op: the operation's name.
         args: the operands.
         dtype: the type of the result.
-        attr: for ``const`` the number, for ``read`` the `Access`, for ``index`` the `Affine`.
+        attr: for ``const`` the number, for ``read`` the `Access`, for ``index`` the `Affine`; ``acc`` has none.
     """
 
     __slots__ = ("__weakref__", "args", "attr", "dtype", "op")
@@ -169,6 +169,11 @@ def index(affine: Affine | int) -> Expr:
     if affine.is_constant:
         return constant(affine.constant, DType.I32)
     return _make("index", (), DType.I32, affine)
+
+
+def accumulator(dtype: DType) -> Expr:
+    """The finished accumulator of a reduction; it stands in the `Result.final` of that reduction only."""
+    return _make("acc", (), dtype)
 
 
 def as_expr(value: ExprLike, like: DType) -> Expr:
@@ -366,7 +371,7 @@ def accesses(*roots: Expr) -> list[Access]:
 
 
 def rewrite(root: Expr, leaf: Callable[[Expr], Expr]) -> Expr:
-    """Rebuild an expression with its leaves (``read``, ``index``, ``const``) replaced; inner nodes stay as they are."""
+    """Rebuild an expression with its leaves (``read``, ``index``, ``const``, ``acc``) replaced."""
     done: dict[int, Expr] = {}
     for node in walk(root):
         if not node.args:

@@ -137,6 +137,9 @@ class Result:
             row-major).
         exprs: the term: two factors for ``dot``, else one expression.
         start: the accumulator's first value for ``sum`` and ``dot``; None is +0.0.
+        final: what is stored in place of the finished accumulator of ``sum``, ``dot`` and ``max``: an expression over
+            the parallel iterators in which ``acc`` stands for the accumulator. Transformations make it; what is
+            differentiated has none.
     """
 
     outputs: tuple[Value, ...]
@@ -144,6 +147,21 @@ class Result:
     combiner: str
     exprs: tuple[Expr, ...]
     start: Expr | None = None
+    final: Expr | None = None
+
+    @property
+    def dtype(self) -> DType:
+        """The type of the terms and of the accumulator; what is stored can have another one where `final` is given."""
+        return self.exprs[0].dtype
+
+    def map_exprs(self, change: Callable[[Expr], Expr]) -> Result:
+        """The result with all of its expressions changed."""
+        return replace(
+            self,
+            exprs=tuple(map(change, self.exprs)),
+            start=None if self.start is None else change(self.start),
+            final=None if self.final is None else change(self.final),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +190,11 @@ class Nest:
 
     @property
     def exprs(self) -> tuple[Expr, ...]:
-        """All expressions of all results, start values included."""
+        """All expressions of all results, start values and final ones included."""
         found: list[Expr] = []
         for result in self.results:
             found.extend(result.exprs)
-            if result.start is not None:
-                found.append(result.start)
+            found.extend(expr for expr in (result.start, result.final) if expr is not None)
         return tuple(found)
 
     def accesses(self) -> list[Access]:
@@ -428,11 +445,9 @@ def replace_nest_values(nest: Nest, substitute: Callable[[Value], Value]) -> Nes
 
     results = tuple(
         replace(
-            result,
+            result.map_exprs(lambda expr: rewrite(expr, leaf)),
             outputs=tuple(substitute(value) for value in result.outputs),
             index=tuple(row.replace_values(substitute) for row in result.index),
-            exprs=tuple(rewrite(expr, leaf) for expr in result.exprs),
-            start=None if result.start is None else rewrite(result.start, leaf),
         )
         for result in nest.results
     )

@@ -49,6 +49,8 @@ def format_expr(expr: Expr) -> str:
         return format_access(expr.attr.value, expr.attr.index)
     if expr.op == "index":
         return f"({format_affine(expr.attr)})"
+    if expr.op == "acc":
+        return "acc"
     args = [format_expr(arg) for arg in expr.args]
     if expr.op in _INFIX:
         return f"({args[0]} {_INFIX[expr.op]} {args[1]})"
@@ -73,7 +75,8 @@ def format_nest(nest: Nest) -> Iterator[str]:
         body = ", ".join(map(format_expr, result.exprs))
         start = "" if result.start is None else f" from {format_expr(result.start)}"
         symbol = {"assign": "=", "sum": "+=", "dot": "fma=", "max": "max=", "argmax": "argmax="}[result.combiner]
-        yield f"  {target} {symbol} {body}{start}"
+        final = "" if result.final is None else f" then {format_expr(result.final)}"
+        yield f"  {target} {symbol} {body}{start}{final}"
 
 
 def format_value(value: Value) -> str:

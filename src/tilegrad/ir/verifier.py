@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tilegrad.errors import InternalError
 from tilegrad.ir.affine import Affine, Guard
-from tilegrad.ir.expr import walk
+from tilegrad.ir.expr import Expr, walk
 from tilegrad.ir.graph import Graph, Nest, Op, ReshapeOp, Result, Store, StructuredOp, Value
 from tilegrad.ir.types import DType
 
@@ -105,7 +105,8 @@ class _Check:
         if len(result.exprs) != exprs or len(result.outputs) != outputs:
             raise self.fail(f"{result.combiner} takes {exprs} expressions and {outputs} outputs")
         first = result.outputs[0]
-        if any(expr.dtype is not first.dtype for expr in result.exprs):
+        stored = result.dtype if result.final is None else result.final.dtype
+        if stored is not first.dtype or any(expr.dtype is not result.dtype for expr in result.exprs):
             raise self.fail(f"the body does not have the type of {first.name}")
         self.types(result)
         for output in result.outputs:
@@ -118,9 +119,10 @@ class _Check:
         else:
             self.write(result)
         self.start(result)
+        self.final(result)
 
     def types(self, result: Result) -> None:
-        dtype = result.outputs[0].dtype
+        dtype = result.dtype
         if result.combiner == "dot" and not dtype.is_float:
             raise self.fail("a dot product of integers")
         if result.combiner != "assign" and dtype is DType.BOOL:
@@ -157,20 +159,40 @@ class _Check:
         """A chain starts whether it has terms or not: guards do not protect the reads of its first value."""
         if result.start is None:
             return
-        if result.combiner not in _SUMS or self.nest.scatter or result.start.dtype is not result.outputs[0].dtype:
+        if result.combiner not in _SUMS or self.nest.scatter or result.start.dtype is not result.dtype:
             raise self.fail("only sums have a first value, of their own type")
-        for node in walk(result.start):
-            if node.op != "read":
-                continue
-            if any(i >= self.nest.parallel for row in node.attr.index for i in row.iterators()):
-                raise self.fail("the first value of a sum depends on a reduction iterator")
-            self.access(node.attr.value, node.attr.index, guards=())
+        self.outside(result.start, "the first value of a sum")
 
-    def tables(self, row: Affine) -> None:
+    def final(self, result: Result) -> None:
+        """What is stored is computed once per element, behind its terms and whether it has any or not."""
+        if any(node.op == "acc" for expr in (*result.exprs, result.start) if expr is not None for node in walk(expr)):
+            raise self.fail("an accumulator is used before it is finished")
+        if result.final is None:
+            return
+        if result.combiner not in (*_SUMS, "max") or self.nest.scatter:
+            raise self.fail("only sums and maxima have a final expression")
+        if any(node.op == "acc" and node.dtype is not result.dtype for node in walk(result.final)):
+            raise self.fail("the accumulator is used as another type")
+        self.outside(result.final, "a final expression")
+
+    def outside(self, root: Expr, what: str) -> None:
+        """An expression outside the loops over the reduction iterators, which guards do not protect."""
+        for node in walk(root):
+            rows = node.attr.index if node.op == "read" else (node.attr,) if node.op == "index" else ()
+            if any(i >= self.nest.parallel for row in rows for i in row.iterators()):
+                raise self.fail(f"{what} depends on a reduction iterator")
+            if node.op == "read":
+                if node.dtype is not node.attr.value.dtype:
+                    raise self.fail(f"{node.attr.value.name} is read as another type")
+                self.access(node.attr.value, node.attr.index, guards=())
+            elif node.op == "index":
+                self.tables(node.attr, guards=())
+
+    def tables(self, row: Affine, guards: Sequence[Guard] | None = None) -> None:
         for lookup in row.lookups:
             if lookup.value.dtype not in (DType.I32, DType.I64, DType.U32):
                 raise self.fail(f"{lookup.value.name} is used in an index but holds no integers")
-            self.access(lookup.value, lookup.index)
+            self.access(lookup.value, lookup.index, guards)
 
     def access(self, value: Value, index: Sequence[Affine], guards: Sequence[Guard] | None = None) -> None:
         """An element must be inside its tensor for every term that exists."""
@@ -181,7 +203,7 @@ class _Check:
             inside = Guard(row, 0, extent).always_holds(self.nest.extents)
             if not inside and not any(g.index == row and g.lower >= 0 and g.upper <= extent for g in guards):
                 raise self.fail(f"an index into {value.name} can leave it and no guard prevents that")
-            self.tables(row)
+            self.tables(row, guards)
 
 
 def _flat(value: Value, index: Sequence[Affine]) -> Affine:

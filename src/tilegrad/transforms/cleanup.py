@@ -73,4 +73,4 @@ def _key(op: Op) -> object:
 
 def _result_key(result: Result, names: dict[Value, int]) -> object:
     outputs = tuple(names[output] for output in result.outputs)
-    return (outputs, result.index, result.combiner, result.exprs, result.start)
+    return (outputs, result.index, result.combiner, result.exprs, result.start, result.final)

@@ -7,14 +7,16 @@ before, so no bit changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tilegrad.ir import expr as sc
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.builder import make_nest
 from tilegrad.ir.expr import Expr
 from tilegrad.ir.graph import Graph, Nest, Op, ReshapeOp, StructuredOp, Value
+from tilegrad.transforms.cleanup import eliminate_dead
 
 #: A producer with more than one reader is recomputed in each only up to this cost.
 RECOMPUTE_COST = 8
@@ -40,25 +42,82 @@ class _Producer:
     moves_only: bool
     looks_up: bool
 
+    @property
+    def is_free(self) -> bool:
+        """Whether reading through it costs no more than reading its output."""
+        return self.moves_only and not self.looks_up
+
 
 def inline_elementwise(graph: Graph) -> None:
     """Substitute elementwise producers into their readers where that saves memory traffic, in place.
 
-    The producers stay in the graph; those that nothing reads any more are dead.
+    Producers that nothing reads any more are dropped. Copies go first, so that for arithmetic it is known who reads it.
     """
+    _sweep(graph, copies=True)
+    eliminate_dead(graph)
+    _sweep(graph, copies=False)
+    eliminate_dead(graph)
+
+
+def _sweep(graph: Graph, *, copies: bool) -> None:
+    """Substitute producers that only move elements, or all, from the first operation to the last."""
     producers: dict[Value, _Producer] = {}
-    views: dict[Value, Value] = {}
+    views = {op.output: op.source for op in graph.ops if isinstance(op, ReshapeOp)}
     uses = _count_uses(graph)
     roots = set(graph.roots())
+    readers = _readers(graph)
+
+    def stays(producer: _Producer) -> bool:
+        """Whether it must be stored whatever is substituted: then every reader should read what is stored."""
+        pending = [producer.output]
+        for value in pending:  # grows by the views of its values
+            if value in roots:
+                return True
+            for reader in readers.get(value, ()):
+                if isinstance(reader, Value):
+                    pending.append(reader)
+                elif not all(_accepts(nest, value, producer, views) for nest in reader.nests):
+                    return True
+        return False
+
     for op in graph.ops:
         if isinstance(op, ReshapeOp):
-            views[op.output] = op.source
             continue
         op.nests = tuple(_rewrite(nest, producers, views, uses) for nest in op.nests)
         producer = _as_producer(op)
         # New state is stored anyhow; computed again from the old one, it could not take the old one's place.
-        if producer is not None and not (op.phase == "optimizer" and producer.output in roots):
-            producers[producer.output] = producer
+        if producer is None or (op.phase == "optimizer" and producer.output in roots):
+            continue
+        if not producer.is_free and (copies or (uses.get(producer.output, 1) > 1 and stays(producer))):
+            continue
+        producers[producer.output] = producer
+
+
+def _readers(graph: Graph) -> dict[Value, list[StructuredOp | Value]]:
+    """Who reads each value: operations, and views of it."""
+    found: dict[Value, list[StructuredOp | Value]] = {}
+    for op in graph.ops:
+        for operand in op.operands:
+            found.setdefault(operand, []).append(op.output if isinstance(op, ReshapeOp) else op)
+    return found
+
+
+def _accepts(nest: Nest, value: Value, producer: _Producer, views: dict[Value, Value]) -> bool:
+    """Whether a nest that reads a producer through `value` could compute the elements itself."""
+    if value in nest.tables():
+        return False
+    if nest.points > TOUCH_LIMIT * max(producer.output.size, 1) and value in _values_of_terms(nest):
+        return False
+    known = {producer.output: producer}
+    return all(
+        _resolve(value, access.index, nest.extents, known, views) is not None
+        for access in nest.accesses()
+        if access.value is value
+    )
+
+
+def _values_of_terms(nest: Nest) -> list[Value]:
+    return [access.value for access in sc.accesses(*(expr for result in nest.results for expr in result.exprs))]
 
 
 def _count_uses(graph: Graph) -> dict[Value, int]:
@@ -95,12 +154,15 @@ def _as_producer(op: StructuredOp) -> _Producer | None:
 def _rewrite(nest: Nest, producers: dict[Value, _Producer], views: dict[Value, Value], uses: dict[Value, int]) -> Nest:
     chosen: dict[tuple[Value, tuple[Affine, ...]], Expr] = {}
     size = sum(1 for _ in sc.walk(*nest.exprs))
+    terms = set(sc.accesses(*(expr for result in nest.results for expr in result.exprs)))
+    outer = math.prod(nest.extents[: nest.parallel])
     for access in nest.accesses():
         found = _resolve(access.value, access.index, nest.extents, producers, views)
         if found is None:
             continue
         producer, index = found
-        if not _worthwhile(producer, nest, uses.get(producer.output, 1)):
+        points = nest.points if access in terms else outer  # first values and final ones: once per element
+        if not _worthwhile(producer, points, uses.get(producer.output, 1)):
             continue
         grown = sum(1 for _ in sc.walk(producer.body))
         if size + grown > BODY_LIMIT:
@@ -115,21 +177,14 @@ def _rewrite(nest: Nest, producers: dict[Value, _Producer], views: dict[Value, V
             return chosen.get((node.attr.value, node.attr.index), node)
         return node
 
-    results = tuple(
-        replace(
-            result,
-            exprs=tuple(sc.rewrite(expr, leaf) for expr in result.exprs),
-            start=None if result.start is None else sc.rewrite(result.start, leaf),
-        )
-        for result in nest.results
-    )
+    results = tuple(result.map_exprs(lambda expr: sc.rewrite(expr, leaf)) for result in nest.results)
     # The guards of the replaced reads stay: a term that did not exist before does not exist now.
     return make_nest(nest.extents, nest.parallel, nest.guards, results, scatter=nest.scatter)
 
 
-def _worthwhile(producer: _Producer, nest: Nest, uses: int) -> bool:
-    touches = nest.points / max(producer.output.size, 1)
-    if producer.moves_only and not producer.looks_up:
+def _worthwhile(producer: _Producer, points: int, uses: int) -> bool:
+    touches = points / max(producer.output.size, 1)
+    if producer.is_free:
         return True
     if touches > TOUCH_LIMIT:
         return False

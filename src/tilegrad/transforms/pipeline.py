@@ -5,6 +5,7 @@ from __future__ import annotations
 from tilegrad.ir.graph import Graph
 from tilegrad.transforms.blocked import block_reductions
 from tilegrad.transforms.cleanup import eliminate_common, eliminate_dead
+from tilegrad.transforms.epilogue import merge_epilogues
 from tilegrad.transforms.inline import inline_elementwise
 
 
@@ -20,7 +21,7 @@ def transform(graph: Graph, *, optimize: bool = True) -> None:
     if not optimize:
         return
     eliminate_common(graph)
+    merge_epilogues(graph)
     inline_elementwise(graph)
-    eliminate_dead(graph)
     eliminate_common(graph)
     eliminate_dead(graph)
