@@ -7,6 +7,7 @@ from tilegrad.transforms.blocked import block_reductions
 from tilegrad.transforms.cleanup import eliminate_common, eliminate_dead
 from tilegrad.transforms.epilogue import merge_epilogues
 from tilegrad.transforms.inline import inline_elementwise
+from tilegrad.transforms.units import drop_unit_iterators
 
 
 def transform(graph: Graph, *, optimize: bool = True) -> None:
@@ -20,6 +21,7 @@ def transform(graph: Graph, *, optimize: bool = True) -> None:
     block_reductions(graph)
     if not optimize:
         return
+    drop_unit_iterators(graph)
     eliminate_common(graph)
     merge_epilogues(graph)
     inline_elementwise(graph)

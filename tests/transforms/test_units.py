@@ -1,0 +1,54 @@
+"""Iterators with one value disappear from domain, indices, guards and positions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tilegrad.interpreter.execute import run
+from tilegrad.ir import expr as sc
+from tilegrad.ir.affine import Affine, Guard
+from tilegrad.ir.builder import Domain
+from tilegrad.ir.graph import Graph, Store, StructuredOp, Value
+from tilegrad.ir.types import DType, Kind
+from tilegrad.ir.verifier import verify_graph
+from tilegrad.transforms.units import drop_unit_iterators, without_units
+
+A, B, C, D = (Affine.iterator(k) for k in range(4))
+
+
+def windowed(combiner: str) -> tuple[Graph, Value, tuple[Value, ...]]:
+    """Windows of three columns and one row, one sample, padding."""
+    graph, x = Graph(), Value("x", (1, 2, 5, 6), DType.F32, Kind.INPUT)
+    with graph.building():
+        d = Domain()
+        n, c, i, j = d.parallel(1, 2, 5, 6)
+        p, q = d.reduction(1, 3)
+        term = x[n, c, i + p, j + q - 1] * sc.cast(sc.index(p + q + n), DType.F32)
+        index = (n, c, i, j)
+        found = d.argmax(term, index) if combiner == "argmax" else (d.sum(term, index),)
+    return graph, x, found
+
+
+def test_domain_indices_and_guards_are_renumbered() -> None:
+    graph, _, _ = windowed("sum")
+    (op,) = graph.ops
+    assert isinstance(op, StructuredOp)
+    nest = without_units(op.nests[0])
+    assert nest.extents == (2, 5, 6, 3) and nest.parallel == 3
+    assert nest.guards == (Guard(C + D - 1, 0, 6),)
+    assert nest.results[0].index == (Affine(), A, B, C)
+    assert without_units(nest) is nest
+
+
+def test_values_and_positions_stay() -> None:
+    for combiner in ("sum", "argmax"):
+        graph, x, found = windowed(combiner)
+        for output in found:
+            graph.stores.append(Store(Value("o", output.shape, output.dtype, Kind.OUTPUT), output))
+        feeds = {x: np.random.default_rng(0).normal(size=x.shape)}
+        before = run(graph, feeds, np.float64)
+        drop_unit_iterators(graph)
+        verify_graph(graph)
+        after = run(graph, feeds, np.float64)
+        for output in found:
+            np.testing.assert_array_equal(after[output], before[output])
