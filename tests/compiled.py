@@ -15,7 +15,7 @@ from tilegrad.codegen.project import ProjectInfo, symbol, write_project
 from tilegrad.ir.graph import Graph, Store, Value, clone
 from tilegrad.ir.types import Kind
 from tilegrad.ir.verifier import verify_graph
-from tilegrad.planning.planner import plan_program
+from tilegrad.planning.planner import Options, plan_program
 from tilegrad.planning.validate import validate_plan
 from tilegrad.targets import get_target
 from tilegrad.transforms.pipeline import transform
@@ -71,7 +71,7 @@ def write_graph(graph: Graph, outputs: Sequence[Value], folder: Path, *, optimiz
     verify_graph(entry)
     transform(entry, optimize=optimize)
     verify_graph(entry)
-    plan = plan_program([entry], target, plain=not optimize)
+    plan = plan_program([entry], target, Options(plain=not optimize))
     validate_plan(plan, [entry])
     write_project(plan, folder, ProjectInfo("test"), target.project_files())
     return Project(folder, {s.persistent: symbol(s) for s in plan.persistent if s.persistent is not None}, places)

@@ -22,7 +22,7 @@ from tilegrad.ir.graph import Graph, Store, Value, clone
 from tilegrad.ir.types import Kind
 from tilegrad.ir.verifier import verify_graph
 from tilegrad.planning.plan import LevelUse, Plan
-from tilegrad.planning.planner import plan_program
+from tilegrad.planning.planner import Options, plan_program
 from tilegrad.planning.validate import validate_plan
 from tilegrad.targets import Program, Session, Target, get_target
 from tilegrad.training.assemble import TrainingProgram, assemble, select_trainable, unify
@@ -494,7 +494,7 @@ def compile(
         verify_graph(graph)
         transform(graph, optimize=optimize)
         verify_graph(graph)
-    plan = plan_program(entries, description, plain=not optimize)
+    plan = plan_program(entries, description, Options(plain=not optimize))
     validate_plan(plan, entries)
     tell("writing C")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tilegrad-")) / "project"

@@ -1,0 +1,492 @@
+"""What a group of operations needs under given tile sizes: ranges, windows, buffers, transfers, bytes and cycles.
+
+Everything is derived from the indexing maps: the ranges of the iterators follow from the axes that the tile loops cut,
+the window of an operand is the image of these ranges under its indices.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tilegrad.ir.affine import Affine
+from tilegrad.ir.graph import Nest, StructuredOp, Value
+from tilegrad.planning.allocate import Buffer, lower_bound
+from tilegrad.planning.axes import Axis, Views
+from tilegrad.planning.mapping import Mapping, choose_mapping, nest_cycles, plain_mapping
+from tilegrad.planning.overwrite import may_overwrite
+from tilegrad.planning.plan import Window
+from tilegrad.planning.span import Span, TileLoop, image
+from tilegrad.targets.base import Memory, Target
+
+#: Cycles of a tile beside its kernels and transfers: loop control, and the barriers around the transfers.
+TILE_CYCLES = 80.0
+#: Cycles in which core 0 issues one transfer.
+ISSUE_CYCLES = 20.0
+#: Cycles that each further line of a two-dimensional transfer costs beside its bytes.
+LINE_CYCLES = 2.0
+#: Register blocking lets a contraction load an operand for several multiply-adds at once.
+CONTRACTION_REUSE = 4
+
+
+@dataclass(frozen=True)
+class Access:
+    """How an operation reads one tensor.
+
+    Attributes:
+        nest: position of the nest.
+        value: the tensor or view.
+        index: where; None where it may be anywhere, as in a looked-up table.
+        loads: how often the nest loads an element.
+    """
+
+    nest: int
+    value: Value
+    index: tuple[Affine, ...] | None
+    loads: int
+
+
+@dataclass
+class Part:
+    """A tensor as the kernels of a group see it.
+
+    Attributes:
+        value: the tensor or view.
+        window: the part that one tile needs.
+        size: elements of the window.
+        loads: how often the group reads an element of it.
+        readers: positions of the operations that read it.
+        direct: whether the kernels access it in its home instead of a copy.
+    """
+
+    value: Value
+    window: Window
+    size: int
+    loads: int = 0
+    readers: list[int] = field(default_factory=list)
+    direct: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the window."""
+        return self.size * self.value.dtype.size
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a group's layout is computed for.
+
+    Attributes:
+        target: the machine.
+        fast: the memory of the tile buffers.
+        budget: bytes of it that the group may use.
+        home: the memory of everything else.
+        readers: the operations that read each tensor, itself or through views, by their `id`.
+        kept: tensors that outlive the entry point.
+        resident: tensors that stay in the fast memory between groups.
+        plain: loops in declared order.
+    """
+
+    target: Target
+    fast: Memory
+    budget: int
+    home: Memory
+    readers: dict[Value, frozenset[int]]
+    kept: frozenset[Value]
+    resident: frozenset[Value] = frozenset()
+    plain: bool = False
+
+
+@dataclass
+class Layout:
+    """A group under given tile loops.
+
+    Attributes:
+        ops: its operations.
+        axes: the axes that the loops cut, outermost first.
+        loops: the tile loops.
+        overlap: whether transfers and kernels overlap.
+        ranges: for every nest the range of every iterator.
+        inputs: what comes from outside, by tensor as seen.
+        outputs: what the group computes.
+        needed: outputs that something outside the group reads, or that are state.
+        shared: outputs that take the buffer of an operand, and whose.
+        need: bytes of tile buffers alive at one moment.
+        cycles: estimated cycles of the whole group.
+        mappings: for every nest the structure of its loops.
+        forced: tensors that were told to stay in their homes.
+    """
+
+    ops: Sequence[StructuredOp]
+    axes: tuple[Axis, ...]
+    loops: tuple[TileLoop, ...]
+    overlap: bool
+    ranges: dict[tuple[int, int], tuple[Span, ...]]
+    inputs: dict[Value, Part]
+    outputs: dict[Value, Part]
+    needed: frozenset[Value]
+    shared: dict[Value, Value]
+    need: int
+    cycles: float
+    mappings: dict[tuple[int, int], Mapping]
+    forced: frozenset[Value] = frozenset()
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return math.prod(loop.count for loop in self.loops)
+
+    def cut(self, position: int) -> tuple[int, ...]:
+        """The loops that cut a reduction of an operation."""
+        return tuple(k for k, axis in enumerate(self.axes) if position in axis.cuts)
+
+
+class Layouts:
+    """Computes layouts; remembers what does not depend on tile sizes.
+
+    Args:
+        views: the views of the graph.
+        setting: the machine and its budget.
+    """
+
+    def __init__(self, views: Views, setting: Setting) -> None:
+        self.views, self.setting = views, setting
+        self._accesses: dict[int, list[Access]] = {}
+        self._mappings: dict[tuple[int, tuple[int, ...]], Mapping] = {}
+        self._cycles: dict[tuple[int, tuple[int, ...], Mapping], float] = {}
+        self._keep: list[object] = []  # ids stay unique while the objects live
+
+    def layout(
+        self, ops: Sequence[StructuredOp], axes: Sequence[Axis], steps: Sequence[int], *, overlap: bool,
+        direct: frozenset[Value] = frozenset(),
+    ) -> Layout:  # fmt: skip
+        """The layout of a group for given axes and tile sizes."""
+        loops = tuple(TileLoop(axis.extent, min(step, axis.extent)) for axis, step in zip(axes, steps, strict=True))
+        tiles = math.prod(loop.count for loop in loops)
+        ranges = {
+            (k, n): _ranges(nest, [axis.iterators[k, n] for axis in axes])
+            for k, op in enumerate(ops)
+            for n, nest in enumerate(op.nests)
+        }
+        outputs = self._outputs(ops, axes, loops)
+        needed = self.needed(ops)
+        inputs = self._inputs(ops, ranges, loops, outputs)
+        for part in inputs.values():
+            part.direct = self._is_direct(part, loops, part.value in direct)
+        layout = Layout(ops, tuple(axes), loops, overlap and tiles > 1, ranges, inputs, outputs, needed, {}, 0, 0.0, {})
+        layout.forced = direct
+        for value, part in outputs.items():
+            part.direct = value in self.setting.resident or (value in direct and value in needed)
+        layout.shared = self._share(layout)
+        layout.need = lower_bound([buffer for _, buffer in self.buffers(layout)])
+        self._estimate(layout)
+        return layout
+
+    def untiled(self, ops: Sequence[StructuredOp]) -> Layout:
+        """One tile in which the kernels work on the homes of all tensors."""
+        values = frozenset(value for op in ops for value in (*op.operands, *op.outputs))
+        return self.layout(ops, (), (), overlap=False, direct=values)
+
+    def window_as(self, value: Value, part: Part, layout: Layout) -> Window:
+        """The window of a part as an operation sees it: of a view, where it looks at one."""
+        if value is part.value:
+            return part.window
+        spans = [Span.whole(extent) for extent in value.shape]
+        for loop, axis in enumerate(layout.axes):
+            if value in axis.dims:
+                dim, scale = axis.dims[value]
+                spans[dim] = Span.tile(loop, value.shape[dim], scale)
+        return _part(value, spans, layout.loops).window
+
+    def home_cycles(self, layout: Layout, part: Part) -> float:
+        """Estimated cycles that a group spends on a tensor because it is in its home."""
+        if not part.direct:
+            return self.transfer_cycles(part, layout.loops) + ISSUE_CYCLES
+        touched = part.loads or part.value.size
+        return touched * (self.setting.home.load_cycles - self.setting.fast.load_cycles) / self.setting.target.cores
+
+    def needed(self, ops: Sequence[StructuredOp]) -> frozenset[Value]:
+        """The outputs of a group that must get to their homes."""
+        inside = {id(op) for op in ops}
+        readers, kept = self.setting.readers, self.setting.kept
+        return frozenset(
+            output
+            for op in ops
+            for output in op.outputs
+            if output in kept or not readers.get(output, frozenset()) <= inside
+        )
+
+    # Windows
+
+    def _outputs(
+        self, ops: Sequence[StructuredOp], axes: Sequence[Axis], loops: Sequence[TileLoop]
+    ) -> dict[Value, Part]:
+        return {output: self._exact(output, axes, loops) for op in ops for output in op.outputs}
+
+    def _exact(self, value: Value, axes: Sequence[Axis], loops: Sequence[TileLoop]) -> Part:
+        spans = [Span.whole(extent) for extent in value.shape]
+        for loop, axis in enumerate(axes):
+            if value in axis.dims:
+                dim, scale = axis.dims[value]
+                spans[dim] = Span.tile(loop, value.shape[dim], scale)
+        return _part(value, spans, loops)
+
+    def _inputs(
+        self,
+        ops: Sequence[StructuredOp],
+        ranges: dict[tuple[int, int], tuple[Span, ...]],
+        loops: Sequence[TileLoop],
+        outputs: dict[Value, Part],
+    ) -> dict[Value, Part]:
+        found: dict[Value, tuple[list[Span], int, dict[int, None]]] = {}
+        for k, op in enumerate(ops):
+            for access in self.accesses(op):
+                value = access.value
+                if self.views.root(value) in outputs:
+                    continue
+                spans = [Span.whole(extent) for extent in value.shape]
+                for axis, row in enumerate(access.index or ()):
+                    spans[axis] = image(row, ranges[k, access.nest], spans[axis].extent) or spans[axis]
+                if value in found:
+                    before, loads, readers = found[value]
+                    spans = [_hull(a, b) for a, b in zip(before, spans, strict=True)]
+                    found[value] = (spans, loads + access.loads, readers | {k: None})
+                else:
+                    found[value] = (spans, access.loads, {k: None})
+        parts = {}
+        for value, (spans, loads, readers) in found.items():
+            parts[value] = _part(value, spans, loops)
+            parts[value].loads, parts[value].readers = loads, list(readers)
+        return parts
+
+    def accesses(self, op: StructuredOp) -> list[Access]:
+        """The reads of an operation, those inside indices included."""
+        if id(op) not in self._accesses:
+            found = []
+            for n, nest in enumerate(op.nests):
+                reuse = CONTRACTION_REUSE if nest.results[0].combiner == "dot" else 1
+                for access in nest.accesses():
+                    last = max((k for row in access.index for k in row.iterators()), default=-1)
+                    loads = max(math.prod(nest.extents[: last + 1]) // reuse, 1)
+                    found.append(Access(n, access.value, access.index, loads))
+                found.extend(Access(n, table, None, nest.points) for table in nest.tables())
+            self._accesses[id(op)] = found
+            self._keep.append(op)
+        return self._accesses[id(op)]
+
+    def _is_direct(self, part: Part, loops: Sequence[TileLoop], forced: bool) -> bool:
+        """Whether reading a tensor where it lives costs less than copying it."""
+        root = self.views.root(part.value)
+        if root in self.setting.resident or not part.size:
+            return True
+        if not self.setting.home.mapped:
+            return False
+        if forced:
+            return True
+        cores = self.setting.target.cores
+        reading = part.loads * (self.setting.home.load_cycles - self.setting.fast.load_cycles) / cores
+        return reading < self.transfer_cycles(part, loops)
+
+    # Buffers
+
+    def _share(self, layout: Layout) -> dict[Value, Value]:
+        """Outputs that are computed in the place of an operand which is not needed any more."""
+        shared: dict[Value, Value] = {}
+        last: dict[Value, int] = {}
+        seen: dict[Value, set[Value]] = {}
+        for k, op in enumerate(layout.ops):
+            for access in self.accesses(op):
+                root = self.views.root(access.value)
+                last[root] = k
+                seen.setdefault(root, set()).add(access.value)
+        taken: set[Value] = set()
+        for k, op in enumerate(layout.ops):
+            for output in op.outputs:
+                part = layout.outputs[output]
+                if part.direct:
+                    continue
+                for operand in op.operands:
+                    root = self.views.root(operand)
+                    source = layout.outputs.get(root) or layout.inputs.get(operand)
+                    if source is None or source.direct or root in taken or last[root] != k or seen[root] != {operand}:
+                        continue
+                    if root in layout.outputs and (root in layout.needed or layout.cut(_position(layout, root))):
+                        continue
+                    if root not in layout.outputs and source.window.depth != len(layout.loops):
+                        continue
+                    if source.bytes != part.bytes or _sizes(source, layout) != _sizes(part, layout):
+                        continue
+                    if source.window.spans == part.window.spans and may_overwrite(op, output, operand):
+                        shared[output] = operand
+                        taken.add(root)
+                        break
+        return shared
+
+    def buffers(self, layout: Layout) -> list[tuple[Value, Buffer]]:
+        """The tile buffers of a group with their lifetimes in kernels of the group; shared ones count once."""
+        count = len(layout.ops)
+        alive: dict[Value, list[int]] = {}
+        for value, part in layout.inputs.items():
+            if not part.direct:
+                kept = layout.tiles > 1 and (layout.overlap or part.window.depth < len(layout.loops))
+                alive[value] = [0, count if kept else part.readers[-1] + 1]
+        for k, op in enumerate(layout.ops):
+            for output in op.outputs:
+                part = layout.outputs[output]
+                if part.direct:
+                    continue
+                kept = bool(layout.cut(k))
+                stored = output in layout.needed
+                alive[output] = [0 if kept or (stored and layout.overlap) else k, count if kept or stored else k + 1]
+        for k, op in enumerate(layout.ops):
+            for access in self.accesses(op):
+                root = self.views.root(access.value)
+                if root in alive and root in layout.outputs:
+                    alive[root][1] = max(alive[root][1], k + 1)
+        holder = self.holders(layout)
+        for output in layout.shared:
+            first = holder[output]
+            alive[first] = [min(alive[first][0], alive[output][0]), max(alive[first][1], alive[output][1])]
+        found = []
+        for value, (lower, upper) in alive.items():
+            if holder.get(value, value) is value:
+                part = layout.inputs.get(value) or layout.outputs[value]
+                size = _aligned(part.bytes, self.setting.fast) * self.copies(layout, value)
+                found.append((value, Buffer(lower, upper, size)))
+        return found
+
+    def holders(self, layout: Layout) -> dict[Value, Value]:
+        """For every output that shares a buffer, the tensor whose buffer it is: as seen if it comes from outside."""
+        holder: dict[Value, Value] = {}
+        for output, operand in layout.shared.items():
+            source = self.views.root(operand)
+            source = source if source in layout.outputs else operand
+            holder[output] = holder.get(source, source)
+        return holder
+
+    def copies(self, layout: Layout, value: Value) -> int:
+        """How many copies a tile buffer has: two where a transfer of another tile goes on beside the kernels."""
+        if not layout.overlap:
+            return 1
+        holder = self.holders(layout)
+        mine = [value, *(output for output, held in holder.items() if held is value)]
+        for member in mine:
+            part = layout.inputs.get(member) or layout.outputs[member]
+            moves = member in layout.inputs or member in layout.needed
+            if moves and part.window.depth > 0:
+                return 2
+        return 1
+
+    # Cycles
+
+    def transfer_cycles(self, part: Part, loops: Sequence[TileLoop]) -> float:
+        """Cycles of the DMA for all copies of a window in a group."""
+        times = math.prod(loop.count for loop in loops[: part.window.depth])
+        home = self.setting.home
+        lines = _lines(part, loops)
+        if home.dma_bytes_per_cycle is None:
+            return 0.0
+        return times * (home.dma_setup_cycles + part.bytes / home.dma_bytes_per_cycle + LINE_CYCLES * (lines - 1))
+
+    def _estimate(self, layout: Layout) -> None:
+        target = self.setting.target
+        compute = 0.0
+        sizes = [[(loop.step, loop.extent // loop.step), (loop.extent % loop.step, 1)] for loop in layout.loops]
+        for k, op in enumerate(layout.ops):
+            for n, nest in enumerate(op.nests):
+                spans = layout.ranges[k, n]
+                most = tuple(span.size(layout.loops) for span in spans)
+                mapping = self._mapping(nest, most)
+                layout.mappings[k, n] = mapping
+                for variant in itertools.product(*sizes):
+                    times = math.prod(count for size, count in variant if size) if all(s for s, _ in variant) else 0
+                    if not times:
+                        continue
+                    loops = [TileLoop(size, size) for size, _ in variant]
+                    small = tuple(min(span.size(loops), size) for span, size in zip(spans, most, strict=True))
+                    compute += times * self._nest_cycles(nest, small, mapping)
+        home, fast = self.setting.home, self.setting.fast
+        transfers = 0.0
+        issues = 0
+        for part in layout.inputs.values():
+            if part.direct:
+                if self.views.root(part.value) not in self.setting.resident:
+                    compute += part.loads * (home.load_cycles - fast.load_cycles) / target.cores
+                continue
+            transfers += self.transfer_cycles(part, layout.loops)
+            issues += math.prod(loop.count for loop in layout.loops[: part.window.depth])
+        for value, part in layout.outputs.items():
+            if value in layout.needed and not part.direct:
+                transfers += self.transfer_cycles(part, layout.loops)
+                issues += math.prod(loop.count for loop in layout.loops[: part.window.depth])
+            elif part.direct and value not in self.setting.resident:
+                compute += value.size * (home.load_cycles - fast.load_cycles) / target.cores
+        compute += issues * ISSUE_CYCLES + layout.tiles * TILE_CYCLES
+        if layout.overlap:
+            edges = transfers / layout.tiles
+            layout.cycles = max(compute, transfers) + edges
+        else:
+            layout.cycles = compute + transfers
+
+    def _mapping(self, nest: Nest, sizes: tuple[int, ...]) -> Mapping:
+        key = (id(nest), sizes)
+        if key not in self._mappings:
+            target = self.setting.target
+            plain = self.setting.plain
+            self._mappings[key] = plain_mapping(nest, target.cores) if plain else choose_mapping(nest, target, sizes)
+            self._keep.append(nest)
+        return self._mappings[key]
+
+    def _nest_cycles(self, nest: Nest, sizes: tuple[int, ...], mapping: Mapping) -> float:
+        key = (id(nest), sizes, mapping)
+        if key not in self._cycles:
+            self._cycles[key] = nest_cycles(nest, self.setting.target, sizes, mapping)
+        return self._cycles[key]
+
+
+def _position(layout: Layout, value: Value) -> int:
+    return next(k for k, op in enumerate(layout.ops) if value in op.outputs)
+
+
+def _ranges(nest: Nest, tiled: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+    spans = [Span.whole(extent) for extent in nest.extents]
+    for loop, (iterator, scale) in enumerate(tiled):
+        spans[iterator] = Span.tile(loop, nest.extents[iterator], scale)
+    return tuple(spans)
+
+
+def _part(value: Value, spans: Sequence[Span], loops: Sequence[TileLoop]) -> Part:
+    """A window; axes that every tile needs all of do not move."""
+    tidy = tuple(Span.whole(span.extent) if span.size(loops) >= span.extent else span for span in spans)
+    depth = max((span.depth for span in tidy), default=0)
+    return Part(value, Window(tidy, depth), math.prod(span.size(loops) for span in tidy))
+
+
+def _hull(a: Span, b: Span) -> Span:
+    if a == b:
+        return a
+    if a.terms != b.terms:
+        return Span.whole(a.extent)
+    offset = min(a.offset, b.offset)
+    return Span(a.terms, offset, max(a.offset + a.extra, b.offset + b.extra) - offset, a.extent)
+
+
+def _sizes(part: Part, layout: Layout) -> tuple[int, ...]:
+    return part.window.shape(layout.loops)
+
+
+def _lines(part: Part, loops: Sequence[TileLoop]) -> int:
+    """Contiguous pieces of a window in its home."""
+    lines, inside = 1, True
+    for span in reversed(part.window.spans):
+        size = span.size(loops)
+        if not inside:
+            lines *= size
+        inside = inside and size == span.extent
+    return lines
+
+
+def _aligned(size: int, memory: Memory) -> int:
+    return -(-size // memory.alignment) * memory.alignment
