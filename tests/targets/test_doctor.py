@@ -13,7 +13,7 @@ def checks() -> dict[str, Check]:
 
 def test_every_check_is_there_in_order() -> None:
     assert [check.name for check in doctor()] == [
-        "zig", "gcc", "clang", "CPU fused multiply-add", "torch", "onnx", "build cache",
+        "zig", "gcc", "clang", "riscv64-unknown-elf-gcc", "CPU fused multiply-add", "torch", "onnx", "build cache",
     ]  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def test_what_is_missing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("TILEGRAD_CACHE", str(tmp_path / "file"))
     found = checks()
     assert not found["gcc"].found and "apt install gcc" in found["gcc"].remedy
+    assert "apt install gcc-riscv64-unknown-elf" in found["riscv64-unknown-elf-gcc"].remedy
     assert not found["clang"].found and "apt install clang" in found["clang"].remedy
     assert not found["build cache"].found and found["build cache"].required
     assert "TILEGRAD_CACHE" in found["build cache"].remedy

@@ -237,6 +237,9 @@ class Program(ABC):
         notices: what the user should know about this build, one sentence each; usually empty.
         seconds: how long the build took.
         compiled: how many C files were compiled; 0 where everything came from the cache.
+        code_bytes: machine code, or None where it is not measured.
+        constant_bytes: read-only data, or None where it is not measured.
+        data_bytes: variables in the memory that the program is loaded into, or None where they are not measured.
     """
 
     executable: Path
@@ -244,6 +247,9 @@ class Program(ABC):
     notices: tuple[str, ...] = ()
     seconds: float = 0.0
     compiled: int = 0
+    code_bytes: int | None = None
+    constant_bytes: int | None = None
+    data_bytes: int | None = None
 
     @abstractmethod
     def start(self) -> Session:

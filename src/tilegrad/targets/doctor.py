@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from tilegrad.errors import ToolchainError
 from tilegrad.targets.cache import BuildCache, cache_folder
 from tilegrad.targets.host.toolchain import SLOW_FMA_NOTICE, cpu_has_fma, find_compiler, install_hint
+from tilegrad.targets.siracusa.toolchain import GCC as CROSS_GCC
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def doctor() -> tuple[Check, ...]:
         _compiler("zig", required=True),
         _compiler("gcc", required=False),
         _compiler("clang", required=False),
+        _compiler(CROSS_GCC, required=False),
         _fma(),
         _package("torch", "PyTorch models and verification against PyTorch: `pip install 'tilegrad[torch]'`"),
         _package("onnx", "ONNX models: `pip install onnx`"),
@@ -51,10 +53,10 @@ def doctor() -> tuple[Check, ...]:
 
 def _compiler(name: str, *, required: bool) -> Check:
     try:
-        compiler = find_compiler(name)
+        compiler = find_compiler(name, native=name != CROSS_GCC)
     except ToolchainError as error:
         return Check(name, False, "", str(error).splitlines()[0], install_hint(name), required)
-    called = "" if compiler.family == name else f" (this is {compiler.family})"
+    called = "" if name.endswith(compiler.family) else f" (this is {compiler.family})"
     return Check(name, True, compiler.version, compiler.command[0] + called, "", required)
 
 

@@ -41,6 +41,8 @@ _INSTALL = {
     "gcc": "install it with your package manager (Debian: `apt install gcc libc6-dev`; Fedora: `dnf install gcc`)",
     "clang": "install it with your package manager (Debian: `apt install clang`; Fedora: `dnf install clang`; "
     "macOS: `xcode-select --install`)",
+    "riscv64-unknown-elf-gcc": "for --target siracusa --cc gcc, install it with your package manager (Debian, Ubuntu: "
+    "`apt install gcc-riscv64-unknown-elf`)",
 }
 
 # A compiler defines one of these where __builtin_fmaf is an instruction.
@@ -78,12 +80,13 @@ def install_hint(name: str) -> str:
     return _INSTALL.get(name, "give its full path, or use zig, gcc or clang")
 
 
-def find_compiler(cc: str | None = None, options: Sequence[str] = ()) -> Compiler:
+def find_compiler(cc: str | None = None, options: Sequence[str] = (), *, native: bool = True) -> Compiler:
     """Finds and identifies a compiler.
 
     Args:
         cc: ``zig`` (the pinned wheel, also for None), ``gcc``, ``clang``, or the name or path of one of these.
         options: the user's further options; they take part in what the compiler is asked about itself.
+        native: whether it is to build for this machine.
 
     Raises:
         ToolchainError: there is no such compiler, or it is none that is known; the message says how to get one.
@@ -91,7 +94,7 @@ def find_compiler(cc: str | None = None, options: Sequence[str] = ()) -> Compile
     name = cc or "zig"
     command = _locate(name)
     status = os.stat(command[0])
-    return _identify(name, command, tuple(options), status.st_size, status.st_mtime_ns)
+    return _identify(name, command, tuple(options), native, status.st_size, status.st_mtime_ns)
 
 
 def compile_options(compiler: Compiler, *, sanitize: bool, optimization: str) -> tuple[str, ...]:
@@ -161,10 +164,13 @@ def _wheel_zig() -> Path:
 
 
 @functools.cache
-def _identify(name: str, command: tuple[str, ...], options: tuple[str, ...], size: int, changed: int) -> Compiler:
+def _identify(
+    name: str, command: tuple[str, ...], options: tuple[str, ...], native: bool, size: int, changed: int
+) -> Compiler:
     """Asks a compiler what it is; size and time of change tell an upgraded one from its predecessor."""
     zig = command[1:] == ("cc",)
-    attempts = [native, ()] if (native := _native_options(zig)) else [()]
+    own = _native_options(zig) if native else ()
+    attempts = [own, ()] if own else [()]
     output = ""
     for cpu_options in attempts:
         macros, output = _macros(command, (*cpu_options, *options))

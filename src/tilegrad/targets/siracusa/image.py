@@ -51,17 +51,50 @@ def read_sections(data: bytes) -> dict[str, Section]:
     return found
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a program in L2.
+
+    Attributes:
+        code: machine code.
+        constants: read-only data.
+        data: variables, initialised and not.
+    """
+
+    code: int
+    constants: int
+    data: int
+
+
+def program_sizes(executable: Path) -> Sizes:
+    """How large the parts of a program are.
+
+    Raises:
+        RunError: the file cannot be read or is damaged.
+    """
+    sections = read_sections(_contents(executable))
+
+    def size(*names: str) -> int:
+        return sum(sections[name].size for name in names if name in sections)
+
+    return Sizes(size(".text"), size(".rodata"), size(".data", ".bss"))
+
+
 def section_bytes(executable: Path, name: str) -> tuple[int, bytes]:
     """Address and contents of a section; no bytes where the file has no such section.
 
     Raises:
         RunError: the file cannot be read or is damaged.
     """
-    try:
-        data = executable.read_bytes()
-    except OSError as error:
-        raise RunError(f"the program {executable} cannot be read: {error.strerror or error}") from error
+    data = _contents(executable)
     section = read_sections(data).get(name)
     if section is None or not section.has_bits:
         return 0, b""
     return section.address, data[section.offset : section.offset + section.size]
+
+
+def _contents(executable: Path) -> bytes:
+    try:
+        return executable.read_bytes()
+    except OSError as error:
+        raise RunError(f"the program {executable} cannot be read: {error.strerror or error}") from error

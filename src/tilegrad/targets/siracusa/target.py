@@ -10,10 +10,12 @@ from tilegrad.errors import ToolchainError, UserError
 from tilegrad.targets.base import Memory, Program, Progress, Target
 from tilegrad.targets.cache import BuildCache, digest
 from tilegrad.targets.cbuild import Recipe, build_program
-from tilegrad.targets.host.toolchain import find_compiler
+from tilegrad.targets.siracusa.image import program_sizes
 from tilegrad.targets.siracusa.session import ClusterSession
+from tilegrad.targets.siracusa.toolchain import find_cross_compiler
 
 RUNTIME = Path(__file__).parent / "runtime"
+SOURCES = ("runtime.c", "memory.c")
 #: Cores of the cluster that a team may have.
 MOST_CORES = 8
 
@@ -21,12 +23,6 @@ MOST_CORES = 8
 STACK_BYTES = 1024
 #: Bytes of L2 that start-up code, its data and the fabric controller's stack take at most.
 RUNTIME_L2_BYTES = 2048
-
-_MACHINE = ("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+f+c", "-mabi=ilp32f")
-_LANGUAGE = (
-    *("-std=gnu11", "-ffreestanding", "-ffp-contract=off", "-fno-math-errno", "-fno-sanitize=all"),
-    *("-Wall", "-Wextra", "-Werror"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +65,7 @@ class SiracusaTarget(Target):
         headers = ("tilegrad_team.h", "tilegrad_dma.h", "tilegrad_registers.h")
         return {
             **{f"src/{name}": (RUNTIME / name).read_text() for name in headers},
-            "siracusa/runtime.c": (RUNTIME / "runtime.c").read_text(),
-            "siracusa/link.ld": (RUNTIME / "link.ld").read_text(),
+            **{f"siracusa/{name}": (RUNTIME / name).read_text() for name in (*SOURCES, "link.ld")},
         }
 
     def build(
@@ -83,49 +78,57 @@ class SiracusaTarget(Target):
         flags: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> SiracusaProgram:
-        """Cross-compiles a project with the pinned zig; see `Target.build`.
+        """Cross-compiles a project; see `Target.build`.
 
         Raises:
-            ToolchainError: the project is rejected, another compiler or sanitizers are asked for, or the cache cannot
-                be written.
+            ToolchainError: the project is rejected, the compiler is missing or builds for something else, sanitizers
+                are asked for, or the cache cannot be written.
         """
         if sanitize:
             raise ToolchainError("sanitizers need an operating system: use --target host to run with them")
-        if (cc or self.default_compiler) != "zig":
-            raise ToolchainError(f"the target {self.name} builds with zig, not {cc!r}")
-        compiler = find_compiler("zig")
+        cross = find_cross_compiler(cc or self.default_compiler, "siracusa/link.ld", flags)
         recipe = Recipe(
-            description=f"{compiler.description} for RV32IMFC",
-            command=compiler.command,
-            identity=digest([compiler.identity, (RUNTIME / "link.ld").read_bytes()]),
+            description=f"{cross.compiler.description} for RV32IMFC",
+            command=cross.compiler.command,
+            identity=digest([cross.compiler.identity, (RUNTIME / "link.ld").read_bytes()]),
             compile_options=(
-                *_MACHINE,
-                *_LANGUAGE,
+                *cross.compile_options,
                 optimization,
                 f"-DTILEGRAD_CORES={self.cores}",
                 f"-DTILEGRAD_STACK_BYTES={STACK_BYTES}",
                 '-DTILEGRAD_TEAM_HEADER="tilegrad_team.h"',
                 *flags,
             ),
-            link_options=(*_MACHINE, "-fno-sanitize=all", "-T", "siracusa/link.ld"),
-            run_time_library="libcompiler_rt.a",
+            link_options=cross.link_options,
+            libraries=cross.libraries,
+            run_time_library=cross.run_time_library,
+            failure_hint=_LINK_HINT,
         )
         built = build_program(
             project,
             recipe,
             BuildCache.default(),
-            extra_sources=(project / "siracusa" / "runtime.c",),
+            extra_sources=[project / "siracusa" / name for name in SOURCES],
             progress=progress,
         )
+        sizes = program_sizes(built.executable)
         return SiracusaProgram(
             executable=built.executable,
             compiler=recipe.description,
             seconds=built.seconds,
             compiled=built.compiled,
+            code_bytes=sizes.code,
+            constant_bytes=sizes.constants,
+            data_bytes=sizes.data,
             cores=self.cores,
             progress=progress,
         )
 
+
+_LINK_HINT = (
+    "If a region overflowed: code, constants and tensors share the 2,031,616 bytes of L2 that programs have; use a "
+    "smaller model, or a smaller budget with --l2."
+)
 
 TARGET = SiracusaTarget(
     name="siracusa",
@@ -158,7 +161,7 @@ TARGET = SiracusaTarget(
     vector_width_bytes=4,
     innermost="reduction",
     has_cycle_counter=True,
-    compilers=("zig",),
+    compilers=("zig", "gcc"),
     default_compiler="zig",
     most_cores=MOST_CORES,
     multiply_adds_per_cycle=4,
