@@ -17,8 +17,8 @@ from tilegrad.ir.graph import Graph, Store, StructuredOp, Value
 from tilegrad.ir.types import DType, Kind
 from tilegrad.ir.verifier import verify_graph
 from tilegrad.training.autodiff import gradients
-from tilegrad.transforms.inline import delinearise, linear_index
-from tilegrad.transforms.pipeline import transform
+from tilegrad.transforms.cleanup import eliminate_common, eliminate_dead
+from tilegrad.transforms.inline import delinearise, inline_elementwise, linear_index
 
 A, B, C = (Affine.iterator(k) for k in range(3))
 
@@ -32,7 +32,9 @@ def fused(graph: Graph, *results: Value) -> list[StructuredOp]:
     for result in results:
         graph.stores.append(Store(Value("o", result.shape, result.dtype, Kind.OUTPUT), result))
     verify_graph(graph)
-    transform(graph)
+    eliminate_dead(graph)
+    inline_elementwise(graph)
+    eliminate_common(graph)
     verify_graph(graph)
     return [op for op in graph.ops if isinstance(op, StructuredOp)]
 
@@ -136,6 +138,33 @@ def test_several_readers_recompute_what_is_cheap(body: Callable[..., sc.Expr], o
         shared = elementwise(body, x)
         results = (reduce_sum(shared, 0), reduce_sum(shared, 1))
     assert len(same_before_and_after(graph, *results)) == operations
+
+
+def test_what_is_stored_for_one_reader_is_read_by_all() -> None:
+    """The product touches every element four times and needs the tensor; the sum then reads it, too."""
+    graph, x, w = Graph(), value("x", 4, 4), value("w", 4, 4)
+    with graph.building():
+        y = x * 2.0
+        d = Domain()
+        i, j = d.parallel(4, 4)
+        (k,) = d.reduction(4)
+        results = d.sum(y[i, k] * w[k, j], (i, j)), reduce_sum(y, 0)
+    ops = same_before_and_after(graph, *results)
+    assert [op.operands for op in ops] == [[x], [y, w], [y]]
+
+
+def test_copies_are_looked_through_before_arithmetic_is_judged() -> None:
+    """What only a copy hides from a product is stored once, and neither the copy nor a second computation is made."""
+    graph, x, w = Graph(), value("x", 4, 4), value("w", 4, 4)
+    with graph.building():
+        y = x * 2.0
+        copied = transpose(y, (1, 0))
+        d = Domain()
+        i, j = d.parallel(4, 4)
+        (k,) = d.reduction(4)
+        results = d.sum(copied[i, k] * w[k, j], (i, j)), reduce_sum(y, 0)
+    ops = same_before_and_after(graph, *results)
+    assert [op.operands for op in ops] == [[x], [y, w], [y]]
 
 
 def test_what_is_stored_stays() -> None:

@@ -7,6 +7,7 @@ from tilegrad.transforms.blocked import block_reductions
 from tilegrad.transforms.cleanup import eliminate_common, eliminate_dead
 from tilegrad.transforms.epilogue import merge_epilogues
 from tilegrad.transforms.inline import inline_elementwise
+from tilegrad.transforms.siblings import merge_siblings
 from tilegrad.transforms.units import drop_unit_iterators
 
 
@@ -26,4 +27,6 @@ def transform(graph: Graph, *, optimize: bool = True) -> None:
     merge_epilogues(graph)
     inline_elementwise(graph)
     eliminate_common(graph)
+    eliminate_dead(graph)
+    merge_siblings(graph)
     eliminate_dead(graph)
