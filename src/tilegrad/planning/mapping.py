@@ -101,9 +101,9 @@ def _choose_loops(nest: Nest, target: Target) -> Mapping:
     order = _by_output_stride(nest)
     if nest.scatter or result.combiner == "assign":
         return plain_mapping(nest) if nest.scatter else Mapping(order)
-    if result.combiner in ("max", "argmax") or len(nest.results) != 1 or not result.dtype.is_float:
+    if any(r.combiner in ("max", "argmax") or not r.dtype.is_float for r in nest.results):
         return plain_mapping(nest)
-    vector = _vector_iterator(nest) if target.innermost == "parallel" else None
+    vector = _vector_iterator(nest) if target.innermost == "parallel" and len(nest.results) == 1 else None
     block, size = _block_iterator(nest, vector)
     width = TILE_VECTORS * target.vector_width_bytes // result.dtype.size
     return Mapping(order, vector, block, size, width)
