@@ -80,7 +80,7 @@ def test_a_missing_wait_for_a_transfer(feature: Load) -> None:
     machine = feature(11)
     machine.guard(dma_table(machine), common(machine))
     expected = (
-        "kernel 'fetch_and_sum' reads buffer 'buffer', offset 0 while a DMA transfer of it has not been waited for"
+        r"missing wait for the DMA: kernel 'fetch_and_sum' reads 4 bytes at \w+ in tile 0: buffer 'buffer', offset 0"
     )
     with pytest.raises(RunError, match=expected):
         machine.run(100_000)

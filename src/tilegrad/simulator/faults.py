@@ -46,7 +46,6 @@ WAITS = (
     "waits for a DMA transfer identifier",
 )
 
-_GUARD = ("reads", "writes", "starts a DMA transfer that reads", "starts a DMA transfer that writes")
 _DMA = {
     1: "the DMA command {address:#x} has the increment bit clear or asks for 2D in L1, which is not modelled",
     2: "the DMA command moves {size} bytes in lines of no length, or nothing at all",
@@ -65,6 +64,19 @@ _DEVICE = {
 }
 
 
+class GuardDetail(enum.IntEnum):
+    """What a guard violation is, in the order of simulator.h."""
+
+    READ = 0
+    WRITE = 1
+    DMA_READ = 2
+    DMA_WRITE = 3
+    UNWAITED = 4
+    DMA_UNWAITED = 5
+    UNLOADED = 6
+    TRANSFERS = 7
+
+
 @dataclass
 class Context:
     """What a message can name.
@@ -80,6 +92,11 @@ class Context:
     kernels: Sequence[str] = ()
     regions: dict[str, Sequence[Region]] = field(default_factory=dict)
     common: Sequence[Region] = ()
+
+    def own(self, kernel: str, tile: int) -> list[Region]:
+        """What a kernel may touch in one of its calls."""
+        named = [region for region in self.regions.get(kernel, ()) if region.tile in (None, tile)]
+        return [*named, *self.common]
 
 
 def core_name(core: int) -> str:
@@ -100,7 +117,7 @@ def explain(stop: StopRecord, context: Context, states: Sequence[tuple[int, int,
     where = f"{core_name(stop.core)} at pc {stop.pc:#010x} ({context.image.locate(stop.pc)}), cycle {stop.cycle}"
     kernel = context.kernels[stop.kernel] if 0 <= stop.kernel < len(context.kernels) else ""
     if kernel and stop.reason != Reason.GUARD:
-        where += f", in kernel {kernel!r}"
+        where += f", in kernel {kernel!r}, tile {stop.tile}"
     return f"the program failed on {where}: {_what(stop, context, kernel)}"
 
 
@@ -110,7 +127,7 @@ def _what(stop: StopRecord, context: Context, kernel: str) -> str:
     if reason in (Reason.LOAD, Reason.STORE):
         return _access(stop, context)
     if reason == Reason.GUARD:
-        return _guard(stop, context, kernel)
+        return Violation(stop, context, kernel).sentence()
     texts = {
         Reason.ILLEGAL: "illegal instruction {value:#010x}",
         Reason.FLOAT: "a float instruction, which the fabric controller does not have: run this code on the cluster",
@@ -143,46 +160,99 @@ def _access(stop: StopRecord, context: Context) -> str:
     )
 
 
-def _guard(stop: StopRecord, context: Context, kernel: str) -> str:
-    place = _place(stop.address, stop.size, context, kernel)
-    if stop.detail == 4:
-        doing = "writes" if stop.value else "reads"
-        return f"kernel {kernel!r} {doing} {place} while a DMA transfer of it has not been waited for"
-    return f"kernel {kernel!r} {_GUARD[stop.detail]} {stop.size} bytes at {stop.address:#010x}: {place}"
+@dataclass(frozen=True)
+class Violation:
+    """What broke the guard's rules.
 
+    Attributes:
+        stop: what the C core recorded.
+        context: the program's names.
+        kernel: the kernel that the core was in, or nothing.
+    """
 
-def _place(address: int, size: int, context: Context, kernel: str) -> str:
-    own = [*context.regions.get(kernel, ()), *context.common]
-    for region in own:
-        if region.address <= address and address + size <= region.address + region.size:
-            allowed = "read" if region.access == Access.READ else "write" if region.access == Access.WRITE else "use"
-            rule = "" if region.access == Access.BOTH else f", which the kernel may only {allowed}"
-            return f"buffer {region.buffer!r}, offset {address - region.address}{rule}"
-    near = [region for region in own if -256 <= address - (region.address + region.size) < 256]
-    before = [region for region in own if 0 < region.address - address <= 256]
-    if near:
-        region = min(near, key=lambda region: abs(address - region.address - region.size))
-        return _beyond(region, address) + _owner(address, context, kernel)
-    if before:
-        region = min(before, key=lambda region: region.address)
-        return f"{region.address - address} bytes before its buffer {region.buffer!r}" + _owner(
-            address, context, kernel
+    stop: StopRecord
+    context: Context
+    kernel: str
+
+    def sentence(self) -> str:
+        """Kernel, tile, buffer and offset, and what is wrong."""
+        stop, detail = self.stop, GuardDetail(self.stop.detail)
+        doing = "writes" if detail in (GuardDetail.WRITE, GuardDetail.DMA_WRITE) or stop.value else "reads"
+        if detail in (GuardDetail.DMA_READ, GuardDetail.DMA_WRITE, GuardDetail.DMA_UNWAITED):
+            doing = f"starts a DMA transfer that {doing}"
+        what = f"{self._who()} {doing} {stop.size} bytes at {stop.address:#010x}{self._tile()}: {self._place()}"
+        if detail in (GuardDetail.UNWAITED, GuardDetail.DMA_UNWAITED):
+            return f"missing wait for the DMA: {what}; {self._transfer()}"
+        if detail == GuardDetail.UNLOADED:
+            return f"{what}; nothing has written it since its contents died, or ever: a transfer or a kernel is missing"
+        if detail == GuardDetail.TRANSFERS:
+            return (
+                f"missing wait for the DMA: {self._who()} starts a transfer while {stop.value} others are unwaited for"
+            )
+        return what
+
+    def _who(self) -> str:
+        return f"kernel {self.kernel!r}" if self.kernel else "code outside the kernels"
+
+    def _tile(self) -> str:
+        if not self.kernel:
+            return ""
+        known = sorted({region.tile for region in self.context.regions.get(self.kernel, ()) if region.tile is not None})
+        unknown = known and self.stop.tile not in known
+        rest = f", of which nothing is known (tiles {known[0]} to {known[-1]} are)" if unknown else ""
+        return f" in tile {self.stop.tile}{rest}"
+
+    def _transfer(self) -> str:
+        stop = self.stop
+        direction = "into L1" if stop.transfer_inwards else "out of L1"
+        return (
+            f"neither {core_name(stop.core)} nor one that it met at a barrier has waited for the transfer of "
+            f"{stop.transfer_bytes} bytes {direction} that {core_name(stop.transfer_core)} started at pc "
+            f"{stop.transfer_pc:#010x} ({self.context.image.locate(stop.transfer_pc)})"
         )
-    return "no buffer of this kernel" + _owner(address, context, kernel)
 
+    def _place(self) -> str:
+        """The buffer and the offset in it, or what is near."""
+        address, size = self.stop.address, self.stop.size
+        own = self.context.own(self.kernel, self.stop.tile)
+        for region in own:
+            if region.holds(address, size):
+                return f"buffer {region.buffer!r}, offset {address - region.address}{self._rule(region)}"
+        behind = [region for region in own if -256 <= address - (region.address + region.size) < 256]
+        before = [region for region in own if 0 < region.address - address <= 256]
+        if behind:
+            region = min(behind, key=lambda region: abs(address - region.address - region.size))
+            offset = address - region.address
+            return f"offset {offset} of its buffer {region.buffer!r}, which has {region.size} bytes" + self._owner()
+        if before:
+            region = min(before, key=lambda region: region.address)
+            return f"{region.address - address} bytes before its buffer {region.buffer!r}" + self._owner()
+        return "no buffer of this kernel" + self._owner() if self.kernel else self._owner().removeprefix("; ")
 
-def _beyond(region: Region, address: int) -> str:
-    offset = address - region.address
-    return f"offset {offset} of its buffer {region.buffer!r}, which has {region.size} bytes"
+    def _rule(self, region: Region) -> str:
+        """How the kernel may use a region that it used in another way."""
+        stop, access = self.stop, region.access & Access.BOTH
+        if not self.stop.detail <= GuardDetail.DMA_WRITE or access == Access.BOTH:
+            return ""
+        if not region.cores >> stop.core & 1:
+            return f", which {core_name(stop.core)} may not touch"
+        return f", which the kernel may only {'read' if access == Access.READ else 'write'}"
 
-
-def _owner(address: int, context: Context, kernel: str) -> str:
-    """Whose the address is instead."""
-    for other, regions in context.regions.items():
-        for region in regions:
-            if other != kernel and region.address <= address < region.address + region.size:
-                return f"; buffer {region.buffer!r} of kernel {other!r} is there, offset {address - region.address}"
-    return f"; symbol: {context.image.describe(address)}"
+    def _owner(self) -> str:
+        """Whose the address is instead."""
+        address, tile = self.stop.address, self.stop.tile
+        found = [
+            (other != self.kernel, other, region)
+            for other, regions in self.context.regions.items()
+            for region in regions
+            if region.holds(address, 1) and (other != self.kernel or region.tile not in (None, tile))
+        ]
+        if not found:
+            return f"; symbol: {self.context.image.describe(address)}"
+        # The kernel's own buffers of other tiles say most.
+        _, other, region = min(found, key=lambda entry: entry[0])
+        call = "" if region.tile is None else f", tile {region.tile}"
+        return f"; buffer {region.buffer!r} of kernel {other!r}{call} is there, offset {address - region.address}"
 
 
 def _deadlock(stop: StopRecord, context: Context, states: Sequence[tuple[int, int, int]]) -> str:

@@ -13,7 +13,7 @@ from tilegrad.targets.cbuild import Recipe, build_program
 from tilegrad.targets.host.toolchain import Compiler, find_compiler
 
 SOURCES = Path(__file__).parent / "native"
-INTERFACE = 3
+INTERFACE = 4
 COUNTERS = (
     "cycles",
     "instructions",
@@ -44,6 +44,11 @@ class StopRecord(ctypes.Structure):
         ("value", ctypes.c_uint32),
         ("detail", ctypes.c_uint32),
         ("kernel", ctypes.c_int32),
+        ("tile", ctypes.c_uint32),
+        ("transfer_core", ctypes.c_uint32),
+        ("transfer_pc", ctypes.c_uint32),
+        ("transfer_bytes", ctypes.c_uint32),
+        ("transfer_inwards", ctypes.c_uint32),
         ("cycle", ctypes.c_uint64),
     )
 
@@ -72,6 +77,7 @@ class RangeRecord(ctypes.Structure):
 
     _fields_ = (
         ("kernel", ctypes.c_int32),
+        ("tile", ctypes.c_int32),
         ("first", ctypes.c_uint32),
         ("last", ctypes.c_uint32),
         ("access", ctypes.c_uint32),
@@ -116,7 +122,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "sim_cycle": (_U64, (_SIM,)),
     "sim_counters": (_VOID, (_SIM, _U32, ctypes.POINTER(CounterRecord))),
     "sim_output": (_U32, (_SIM, ctypes.c_char_p, _U32)),
-    "sim_kernels": (_INT, (_SIM, ctypes.POINTER(_U32), _U32)),
+    "sim_kernels": (_INT, (_SIM, ctypes.POINTER(_U32), _U32, _U32)),
     "sim_guard": (_INT, (_SIM, ctypes.POINTER(RangeRecord), _U32)),
     "sim_trace": (_VOID, (_SIM, _INT)),
     "sim_trace_read": (_U32, (_SIM, ctypes.POINTER(TraceRecord), _U32)),

@@ -19,13 +19,12 @@ from tilegrad.simulator.faults import FC, Context, Reason, explain
 from tilegrad.simulator.library import (
     CounterRecord,
     HotRecord,
-    RangeRecord,
     StopRecord,
     TraceRecord,
     load_library,
 )
 from tilegrad.simulator.profile import Counters, FunctionProfile, HotSpot
-from tilegrad.simulator.regions import Region
+from tilegrad.simulator.regions import Region, range_records
 from tilegrad.simulator.trace import KernelSpan, chrome_trace, kernel_spans
 from tilegrad.targets.base import Progress
 
@@ -289,46 +288,47 @@ class Simulator:
         """Stops a core for good, or until `start_core`."""
         self._library.sim_park(self._live(), _core(core))
 
-    def kernels(self, names: Sequence[str]) -> None:
+    def kernels(self, names: Sequence[str], entries: Sequence[str] = ()) -> None:
         """Says which functions are kernels: trace and guard know when a core is inside one, callees included.
 
         Args:
             names: symbols of functions.
+            entries: functions that run whole steps: at the first instruction of one, a core begins anew to count its
+                calls of each kernel, so that a call's number is that of its tile.
 
         Raises:
-            RunError: there is no such symbol.
+            RunError: there is no such symbol, or not enough memory.
         """
-        entries = [self._symbol(name).address for name in names]
+        table = [self._symbol(name).address for name in (*names, *entries)]
         self._context.kernels = tuple(names)
         self._context.regions, self._context.common = {}, ()
-        self._library.sim_kernels(self._live(), (ctypes.c_uint32 * max(len(entries), 1))(*entries), len(entries))
+        numbers = (ctypes.c_uint32 * max(len(table), 1))(*table)
+        if not self._library.sim_kernels(self._live(), numbers, len(names), len(entries)):
+            raise RunError(f"there is not enough memory to follow {len(names)} kernels")
 
-    def guard(self, regions: Mapping[str, Sequence[Region]], common: Sequence[Region] = ()) -> None:
+    def guard(
+        self, regions: Mapping[str, Sequence[Region]], common: Sequence[Region] = (), entries: Sequence[str] = ()
+    ) -> None:
         """Checks every load, store and DMA transfer of the kernels: what is not allowed stops the run.
 
-        A kernel is guarded from its first instruction to its return. Devices are not memory and always allowed. A
-        transfer counts as unfinished until the program has read its status, freed its identifier or woken at its event.
+        A kernel is guarded from its first instruction to its return. Devices are not memory and always allowed.
+        docs/simulator.md says when a transfer counts as waited for, and contents of L1 as written.
 
         Args:
-            regions: what each kernel, by the symbol of its function, may touch.
+            regions: what each kernel, by the symbol of its function, may touch: in every call, or in one of them
+                (`Region.tile`).
             common: what all of them may touch: constants, stacks.
+            entries: functions that run whole steps, as for `kernels`; without them, calls are counted from now on.
 
         Raises:
-            RunError: there is no such symbol.
+            RunError: there is no such symbol, or not enough memory.
         """
         names = list(regions)
-        self.kernels(names)
+        self.kernels(names, entries)
         self._context.regions, self._context.common = dict(regions), tuple(common)
-        tagged = [(index, region) for index, name in enumerate(names) for region in regions[name]]
-        tagged += [(-1, region) for region in common]
-        records = (RangeRecord * max(len(tagged), 1))()
-        used = 0
-        for kernel, region in tagged:
-            if region.size > 0:
-                last = region.address + region.size - 1
-                records[used] = RangeRecord(kernel, region.address, last, int(region.access), region.cores)
-                used += 1
-        self._library.sim_guard(self._live(), records, used)
+        records = range_records(names, regions, common)
+        if not self._library.sim_guard(self._live(), records, len(records)):
+            raise RunError(f"there is not enough memory to guard {len(records)} regions")
 
     def trace(self, on: bool = True) -> None:
         """Records kernels, sleep and DMA transfers from now on; `kernels` or `guard` says what the kernels are."""

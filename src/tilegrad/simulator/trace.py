@@ -25,12 +25,14 @@ class KernelSpan:
         core: the core.
         begin: cycle of its first instruction.
         end: cycle of its return.
+        tile: which of the core's calls of the kernel it is, counted from 0 since the entry point began.
     """
 
     kernel: str
     core: int
     begin: int
     end: int
+    tile: int = 0
 
 
 def kernel_spans(records: Iterable[TraceRecord], kernels: Sequence[str]) -> list[KernelSpan]:
@@ -42,7 +44,7 @@ def kernel_spans(records: Iterable[TraceRecord], kernels: Sequence[str]) -> list
             open_at.setdefault(record.core, []).append(record)
         elif record.kind == _LEAVE and open_at.get(record.core):
             begun = open_at[record.core].pop()
-            spans.append(KernelSpan(kernels[begun.a], record.core, int(begun.cycle), int(record.cycle)))
+            spans.append(KernelSpan(kernels[begun.a], record.core, int(begun.cycle), int(record.cycle), int(begun.b)))
     return spans
 
 
@@ -87,7 +89,7 @@ def _event(begun: TraceRecord, end: int, counted: Event, kernels: Sequence[str])
     event: Event = {"ph": "X", "ts": begun.cycle, "dur": end - begun.cycle, "pid": _CLUSTER, "tid": begun.core}
     if begun.kind == _ENTER:
         name = kernels[begun.a] if begun.a < len(kernels) else f"kernel {begun.a}"
-        return event | {"name": name, "cat": "kernel", "args": counted}
+        return event | {"name": name, "cat": "kernel", "args": {"tile": begun.b} | counted}
     if begun.kind == _SLEEP:
         return event | {"name": WAITS[begun.a], "cat": "sleep", "args": {}}
     inwards = begun.flags & 1

@@ -65,6 +65,7 @@ int sim_write(sim_t *s, uint32_t address, const void *data, uint32_t bytes)
         return 0;
     memcpy(at, data, bytes);
     forget_code(s, address, bytes);
+    guard_loaded(s, address, bytes);
     return 1;
 }
 
@@ -193,53 +194,6 @@ uint32_t sim_output(sim_t *s, char *text, uint32_t capacity)
     memmove(s->output, s->output + length, s->output_length - length);
     s->output_length -= length;
     return length;
-}
-
-int sim_kernels(sim_t *s, const uint32_t *entries, uint32_t count)
-{
-    uint32_t *copy = malloc((count + 1) * sizeof *copy);
-    if (!copy)
-        return 0;
-    if (count)
-        memcpy(copy, entries, count * sizeof *copy);
-    free(s->kernel_entry);
-    s->kernel_entry = copy;
-    s->kernels = count;
-    s->ranges = 0;
-    memset(s->kernel_filter, 0, sizeof s->kernel_filter);
-    for (uint32_t i = 0; i < count; i++)
-        s->kernel_filter[entries[i] >> 7 & 63] |= 1ull << (entries[i] >> 1 & 63);
-    for (uint32_t i = 0; i < CORES; i++)
-        s->core[i].depth = 0;
-    choose_run(s);
-    return 1;
-}
-
-/* Groups the ranges by kernel, those of every kernel last. */
-int sim_guard(sim_t *s, const sim_range_t *ranges, uint32_t count)
-{
-    sim_range_t *grouped = malloc((count + 1) * sizeof *grouped);
-    uint32_t *first = calloc(s->kernels + 2, sizeof *first);
-    if (!grouped || !first) {
-        free(grouped);
-        free(first);
-        return 0;
-    }
-    uint32_t filled = 0;
-    for (uint32_t set = 0; set <= s->kernels; set++) {
-        first[set] = filled;
-        for (uint32_t i = 0; i < count; i++)
-            if (ranges[i].kernel == (set < s->kernels ? (int32_t)set : -1))
-                grouped[filled++] = ranges[i];
-    }
-    first[s->kernels + 1] = filled;
-    free(s->range);
-    free(s->range_first);
-    s->range = grouped;
-    s->range_first = first;
-    s->ranges = filled;
-    choose_run(s);
-    return 1;
 }
 
 void sim_trace(sim_t *s, int on)

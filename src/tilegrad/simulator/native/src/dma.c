@@ -54,6 +54,25 @@ static access_t check(sim_t *s, uint32_t core, uint32_t command, const transfer_
     return s->checked ? guard_transfer(s, core, t) : ACCESS_DONE;
 }
 
+/* Notes a transfer for the guard, in place of the oldest one that somebody has waited for where there is no room. */
+static access_t watch(sim_t *s, uint32_t core, const transfer_t *t)
+{
+    dma_t *dma = &s->dma;
+    uint32_t old = 0;
+    while (dma->unwaited_count == GUARD_UNWAITED && old < GUARD_UNWAITED && !dma->unwaited[old].known)
+        old++;
+    if (old == GUARD_UNWAITED)
+        return stop_run(s, SIM_STOP_GUARD, core, t->local, t->bytes, GUARD_UNWAITED, SIM_GUARD_TRANSFERS);
+    if (dma->unwaited_count == GUARD_UNWAITED) {
+        dma->unwaited_count--;
+        memmove(&dma->unwaited[old], &dma->unwaited[old + 1], (dma->unwaited_count - old) * sizeof dma->unwaited[0]);
+    }
+    dma->unwaited[dma->unwaited_count].transfer = *t;
+    dma->unwaited[dma->unwaited_count].shown = dma->unwaited[dma->unwaited_count].known = 0;
+    dma->unwaited[dma->unwaited_count++].done = 0;
+    return ACCESS_DONE;
+}
+
 static access_t issue(sim_t *s, uint32_t core)
 {
     dma_t *dma = &s->dma;
@@ -62,7 +81,7 @@ static access_t issue(sim_t *s, uint32_t core)
     transfer_t t = {.local = channel->word[1], .remote = channel->word[2], .bytes = command & LENGTH_MASK,
                     .inwards = command >> BIT_INWARDS & 1, .two_d = two_d, .event = command >> BIT_EVENT & 1,
                     .counter = channel->counter, .channel = channel_of(core), .serial = dma->serial++,
-                    .start = s->now + s->timing.dma_start};
+                    .pc = pc_of(s, &s->core[core], s->core[core].at), .start = s->now + s->timing.dma_start};
     t.line = two_d ? channel->word[3] : t.bytes;
     t.stride = two_d ? channel->word[4] : t.bytes;
     t.line_address = t.remote;
@@ -75,10 +94,8 @@ static access_t issue(sim_t *s, uint32_t core)
     dma->pending[t.counter] += t.bytes;
     dma->in_flight++;
     push(&channel->waiting, &t);
-    if (s->checked && dma->unwaited_count < GUARD_UNWAITED) {
-        dma->unwaited[dma->unwaited_count].transfer = t;
-        dma->unwaited[dma->unwaited_count++].done = 0;
-    }
+    if (s->ranges && watch(s, core, &t) == ACCESS_STOP)
+        return ACCESS_STOP;
     if (s->tracing)
         trace_record(s, SIM_TRACE_DMA_BEGIN, core, t.local, t.remote, t.bytes,
                      t.inwards | t.two_d << 1 | t.serial << 2);
@@ -109,6 +126,48 @@ static access_t allocate(sim_t *s, uint32_t core, uint32_t *value)
     return ACCESS_SLEEP;
 }
 
+/* The workers that execute anything still. */
+static uint32_t running(const sim_t *s)
+{
+    uint32_t mask = 0;
+    for (uint32_t core = 0; core < WORKERS; core++)
+        if (s->core[core].wait != SIM_WAIT_OFF && s->core[core].wait != SIM_WAIT_INTERRUPT)
+            mask |= 1u << core;
+    return mask;
+}
+
+/* Forgets transfers that every worker knows to have ended. */
+static void forget_known(dma_t *dma, uint32_t workers)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < dma->unwaited_count; i++)
+        if (workers & ~dma->unwaited[i].known)
+            dma->unwaited[kept++] = dma->unwaited[i];
+    dma->unwaited_count = kept;
+}
+
+/* A core could see which of these identifiers' transfers have ended. */
+static void show(sim_t *s, uint32_t core, uint32_t counters)
+{
+    dma_t *dma = &s->dma;
+    for (uint32_t i = 0; i < dma->unwaited_count; i++)
+        if (dma->unwaited[i].done && counters >> dma->unwaited[i].transfer.counter & 1)
+            dma->unwaited[i].shown |= 1u << core;
+}
+
+/* A core has waited for those of these identifiers' transfers whose end it was shown: it frees the identifiers. A status
+ * alone, which shows all identifiers, does not tell which one the program asked for. */
+static void settle(sim_t *s, uint32_t core, uint32_t counters)
+{
+    dma_t *dma = &s->dma;
+    if (!dma->unwaited_count)
+        return;
+    for (uint32_t i = 0; i < dma->unwaited_count; i++)
+        if (dma->unwaited[i].shown >> core & counters >> dma->unwaited[i].transfer.counter & 1)
+            dma->unwaited[i].known |= 1u << core;
+    forget_known(dma, running(s));
+}
+
 access_t dma_load(sim_t *s, uint32_t core, uint32_t offset, uint32_t *value)
 {
     dma_t *dma = &s->dma;
@@ -119,8 +178,7 @@ access_t dma_load(sim_t *s, uint32_t core, uint32_t offset, uint32_t *value)
     uint32_t busy = 0;
     for (uint32_t counter = 0; counter < 16; counter++)
         busy |= (dma->pending[counter] != 0 ? 1u : 0u) << counter;
-    if (s->checked)
-        dma_seen(s, ~busy);
+    show(s, core, ~busy);
     *value = busy | dma->allocated << 16;
     return ACCESS_DONE;
 }
@@ -138,6 +196,7 @@ access_t dma_store(sim_t *s, uint32_t core, uint32_t offset, uint32_t value)
     }
     if (offset != 4)
         return stop_run(s, SIM_STOP_STORE, core, 0x10204400u + offset, 4, value, 0);
+    settle(s, core, value);
     dma->allocated &= ~value;
     for (uint32_t other = 0; other < CORES; other++)
         if (s->core[other].wait == SIM_WAIT_DMA_COUNTER && (dma->allocated & 0xffff) != 0xffff) {
@@ -149,14 +208,22 @@ access_t dma_store(sim_t *s, uint32_t core, uint32_t offset, uint32_t value)
     return ACCESS_DONE;
 }
 
-void dma_seen(sim_t *s, uint32_t counters)
+void dma_woke(sim_t *s, uint32_t core)
+{
+    for (uint32_t i = 0; i < s->dma.unwaited_count; i++)
+        if (s->dma.unwaited[i].done && s->dma.unwaited[i].transfer.channel == core)
+            s->dma.unwaited[i].shown |= 1u << core;
+}
+
+void dma_told(sim_t *s, uint32_t from, uint32_t to)
 {
     dma_t *dma = &s->dma;
-    uint32_t kept = 0;
+    if (!dma->unwaited_count)
+        return;
     for (uint32_t i = 0; i < dma->unwaited_count; i++)
-        if (!dma->unwaited[i].done || !(counters >> dma->unwaited[i].transfer.counter & 1))
-            dma->unwaited[kept++] = dma->unwaited[i];
-    dma->unwaited_count = kept;
+        if (dma->unwaited[i].known & from)
+            dma->unwaited[i].known |= to;
+    forget_known(dma, running(s));
 }
 
 static void finish(sim_t *s, const transfer_t *t)
@@ -184,7 +251,7 @@ static uint32_t move_word(sim_t *s, transfer_t *t, uint32_t *line_ended)
         bytes = t->bytes - t->moved;
     uint8_t *near = s->l1 + local, *far = memory_at(s, t->line_address + t->in_line, bytes);
     if (t->inwards)
-        memcpy(near, far, bytes);
+        memcpy(near, far, bytes), guard_loaded(s, L1_BASE + local, bytes);
     else
         memcpy(far, near, bytes);
     t->moved += bytes;

@@ -33,7 +33,7 @@ static access_t settle(sim_t *s, uint32_t core)
     if (c->wait == SIM_WAIT_EVENT || c->wait == SIM_WAIT_BARRIER)
         c->x[c->wait_register] = active;
     if (active & 1u << EVENT_DMA)
-        dma_seen(s, 0xffff);
+        dma_woke(s, core);
     if (eu->clear[core])
         eu->status[core] &= ~active;
     wake(s, core, s->now + s->timing.wake);
@@ -61,6 +61,7 @@ static void check_barrier(sim_t *s, barrier_t *barrier)
     if (!barrier->trigger || (barrier->status & barrier->trigger) != barrier->trigger)
         return;
     barrier->status = 0;
+    dma_told(s, barrier->trigger, barrier->target);
     events_raise(s, barrier->target, EVENT_BARRIER);
 }
 
@@ -205,6 +206,9 @@ access_t events_store(sim_t *s, uint32_t core, uint32_t offset, uint32_t value)
 {
     if (offset < 0x38)
         return store_core(s, core, offset, value);
+    /* Whom a mutex, a dispatch or an event reaches at last is not followed: everybody. */
+    if (offset < 0x200)
+        dma_told(s, 1u << core, EVERY_CORE);
     if (offset == 0x80)
         return store_dispatch(s, core, value);
     if (offset == 0x84) {
@@ -231,6 +235,7 @@ access_t events_bus(sim_t *s, uint32_t core, uint32_t offset, uint32_t *value, i
     if (offset >= 0x400 && offset < 0x600 && (offset & 0x1f) < 0x14)
         return is_write ? store_barrier(s, core, offset - 0x400, *value) : load_barrier(s, core, offset - 0x400, value);
     if (is_write && offset >= 0x600 && offset < 0x620) {
+        dma_told(s, 1u << core, EVERY_CORE);
         events_raise(s, *value, (offset - 0x600) / 4);
         return s->stop.reason ? ACCESS_STOP : ACCESS_DONE;
     }

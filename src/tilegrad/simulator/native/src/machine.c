@@ -10,6 +10,7 @@ access_t stop_run(sim_t *s, uint32_t reason, uint32_t core, uint32_t address, ui
     if (s->stop.reason == SIM_STOP_NONE)
         s->stop = (sim_stop_t){.reason = reason, .core = core, .address = address, .size = size, .value = value,
                                .detail = detail, .kernel = guard_kernel(s, core), .cycle = s->now,
+                               .tile = s->core[core].depth ? s->core[core].call[s->core[core].depth - 1].tile : 0,
                                .pc = s->core[core].at ? pc_of(s, &s->core[core], s->core[core].at) : 0};
     return ACCESS_STOP;
 }
@@ -191,6 +192,8 @@ void machine_destroy(sim_t *s)
     free(s->code_l2_block);
     free(s->output);
     free(s->kernel_entry);
+    free(s->kernel_calls);
+    free(s->loaded);
     free(s->range_first);
     free(s->range);
     free(s->trace);

@@ -22,6 +22,8 @@ enum {
     CHANNELS = 10, /* DMA views: one per worker, one for the peripheral bus */
     GUARD_UNWAITED = 256,
     CALL_DEPTH = 32,
+    L1_WORDS = 0x10000,
+    EVERY_CORE = 0x3ff,
     UNWRITTEN = 0x57
 };
 
@@ -76,6 +78,7 @@ typedef struct {
     /* Kernels that run, innermost last. */
     struct {
         uint32_t kernel, back, stack;
+        uint32_t tile, first, last; /* which call it is; its own ranges, last exclusive */
     } call[CALL_DEPTH];
     uint32_t depth;
     int32_t function; /* for the profile */
@@ -105,6 +108,7 @@ typedef struct {
     uint32_t inwards, two_d, event;
     uint32_t counter, channel;
     uint32_t serial;
+    uint32_t pc;    /* where it was started */
     uint64_t start; /* the first cycle in which it may move data */
     uint32_t moved, line_address, in_line; /* progress */
 } transfer_t;
@@ -129,10 +133,11 @@ typedef struct {
     uint32_t next_channel;
     uint32_t serial;
     uint32_t in_flight;
-    /* For the guard: transfers whose end nobody has seen yet. */
+    /* For the guard: transfers of whose end some worker does not know. */
     struct {
         transfer_t transfer;
         int done;
+        uint32_t shown, known; /* masks of the cores that were told of its end, that have acted on it or met one that has */
     } unwaited[GUARD_UNWAITED];
     uint32_t unwaited_count;
 } dma_t;
@@ -188,12 +193,14 @@ struct simulator {
     sim_stop_t stop;
     /* Guard, trace, profile. */
     int checked, tracing;
-    uint32_t *kernel_entry;
-    uint32_t kernels;
+    uint32_t *kernel_entry; /* of the kernels, then of the starts */
+    uint32_t kernels, starts;
+    uint32_t *kernel_calls; /* by core and kernel */
     uint64_t kernel_filter[64]; /* by bits 1 to 12 of the entry points */
-    uint32_t *range_first; /* kernels + 2 entries: ranges of kernel k, ranges of all kernels last */
+    uint32_t *range_first; /* kernels + 2 entries: ranges of kernel k by tile, ranges of all kernels last */
     sim_range_t *range;
     uint32_t ranges;
+    uint16_t *loaded; /* for each word of L1, the cores that may read it: something has written it; NULL without guard */
     sim_trace_t *trace;
     uint32_t trace_length, trace_capacity, trace_read;
     uint32_t *function_bound;
@@ -285,7 +292,9 @@ void events_raise(sim_t *s, uint32_t cores, uint32_t event);
 access_t dma_load(sim_t *s, uint32_t core, uint32_t offset, uint32_t *value);
 access_t dma_store(sim_t *s, uint32_t core, uint32_t offset, uint32_t value);
 void dma_step(sim_t *s);
-void dma_seen(sim_t *s, uint32_t counters);
+/* For the guard: a core woke at the DMA's event; what some cores know of transfers, others get to know from them. */
+void dma_woke(sim_t *s, uint32_t core);
+void dma_told(sim_t *s, uint32_t from, uint32_t to);
 
 /* udma.c */
 access_t udma_load(sim_t *s, uint32_t core, uint32_t offset, uint32_t *value);
@@ -296,6 +305,7 @@ void udma_step(sim_t *s);
 int32_t guard_kernel(const sim_t *s, uint32_t core);
 access_t guard_access(sim_t *s, uint32_t core, uint32_t address, uint32_t size, int is_write);
 access_t guard_transfer(sim_t *s, uint32_t core, const transfer_t *transfer);
+void guard_loaded(sim_t *s, uint32_t address, uint32_t bytes);
 void observe(sim_t *s, uint32_t core, uint32_t pc);
 
 /* profile.c */

@@ -11,7 +11,7 @@
 #define SIM_API
 #endif
 
-enum { SIM_INTERFACE = 3 };
+enum { SIM_INTERFACE = 4 };
 
 /* Why a run stopped. The names in simulator/machine.py follow this order. */
 enum sim_stop {
@@ -33,7 +33,16 @@ enum sim_stop {
 };
 
 /* What sim_stop.detail says for SIM_STOP_GUARD. */
-enum sim_guard_detail { SIM_GUARD_READ, SIM_GUARD_WRITE, SIM_GUARD_DMA_READ, SIM_GUARD_DMA_WRITE, SIM_GUARD_UNWAITED };
+enum sim_guard_detail {
+    SIM_GUARD_READ,
+    SIM_GUARD_WRITE,
+    SIM_GUARD_DMA_READ,
+    SIM_GUARD_DMA_WRITE,
+    SIM_GUARD_UNWAITED,     /* a load, or with value 1 a store, of what an unfinished transfer moves */
+    SIM_GUARD_DMA_UNWAITED, /* likewise by a transfer: value 1 where it writes */
+    SIM_GUARD_UNLOADED,     /* a load from L1 that nothing has written, or nothing since its contents died */
+    SIM_GUARD_TRANSFERS     /* too many transfers that nobody has waited for */
+};
 
 typedef struct {
     uint32_t reason;
@@ -44,6 +53,9 @@ typedef struct {
     uint32_t value;
     uint32_t detail;
     int32_t kernel; /* the kernel that ran on the core, or -1 */
+    uint32_t tile;  /* which of its calls that was */
+    /* SIM_GUARD_UNWAITED, SIM_GUARD_DMA_UNWAITED: the transfer that nobody has waited for, and where it was started. */
+    uint32_t transfer_core, transfer_pc, transfer_bytes, transfer_inwards;
     uint64_t cycle;
 } sim_stop_t;
 
@@ -108,7 +120,7 @@ typedef struct {
     uint64_t cycle;
     uint32_t kind;
     uint32_t core;
-    uint32_t a; /* kernel; what the core waits for; L1 address of the transfer */
+    uint32_t a; /* kernel, with the call in b; what the core waits for; L1 address of the transfer */
     uint32_t b; /* external address of the transfer */
     uint32_t bytes;
     uint32_t flags;  /* transfer: bit 0 external to L1, bit 1 2D; direction and number of the transfer above */
@@ -117,12 +129,13 @@ typedef struct {
     uint64_t stalls[SIM_STALL_KINDS];
 } sim_trace_t;
 
-/* One range that a kernel may touch; kernel -1: every kernel. */
+/* One range that a kernel may touch; kernel -1: every kernel; tile -1: in every call. */
 typedef struct {
     int32_t kernel;
+    int32_t tile;
     uint32_t first;
     uint32_t last; /* inclusive */
-    uint32_t access; /* bit 0 read, bit 1 write */
+    uint32_t access; /* bit 0 read, bit 1 write, bit 2: what it holds is dead after the call */
     uint32_t cores;  /* mask */
 } sim_range_t;
 
@@ -158,8 +171,10 @@ SIM_API void sim_counters(sim_t *sim, uint32_t core, sim_counters_t *counters);
 /* Text printed since the last call; returns how many bytes were copied. */
 SIM_API uint32_t sim_output(sim_t *sim, char *text, uint32_t capacity);
 
-/* Kernels for guard and trace: entry points of functions, numbered from 0. */
-SIM_API int sim_kernels(sim_t *sim, const uint32_t *entries, uint32_t count);
+/* Kernels for guard and trace: first instructions of functions, numbered from 0, then `starts` functions at whose
+ * first instruction a core begins anew to count its calls of each kernel. */
+SIM_API int sim_kernels(sim_t *sim, const uint32_t *entries, uint32_t count, uint32_t starts);
+/* The ranges by kernel, those of every call of a kernel before those of its tiles 0, 1, ..., those of every kernel last. */
 SIM_API int sim_guard(sim_t *sim, const sim_range_t *ranges, uint32_t count);
 SIM_API void sim_trace(sim_t *sim, int on);
 SIM_API uint32_t sim_trace_read(sim_t *sim, sim_trace_t *records, uint32_t capacity);
