@@ -16,7 +16,7 @@ import click
 import tilegrad
 from tilegrad.errors import TileGradError
 
-COMMANDS = ("train", "compile", "inspect", "models", "operators", "targets", "doctor")
+COMMANDS = ("train", "compile", "inspect", "report", "models", "operators", "targets", "doctor")
 INTERRUPTED = 130
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 

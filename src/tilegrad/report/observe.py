@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tilegrad.codegen.project import ARENA, symbol
+from tilegrad.codegen.project import ARENA, PREFIX, symbol
 from tilegrad.errors import RunError
-from tilegrad.report.work import multiply_adds
+from tilegrad.report.timeline import Execution, Timeline, read_trace
+from tilegrad.report.work import PASSES, multiply_adds
 from tilegrad.simulator import Access, Region
-from tilegrad.simulator.trace import KernelSpan
+from tilegrad.simulator.library import STALL_KINDS
 
 if TYPE_CHECKING:
     from tilegrad.api import Batch, Build
-    from tilegrad.planning.plan import Kernel, Plan
+    from tilegrad.planning.plan import EntryPlan, Kernel, Plan
     from tilegrad.simulator import Simulator
     from tilegrad.simulator.elf import Image
     from tilegrad.simulator.machine import FunctionProfile
@@ -27,6 +30,12 @@ if TYPE_CHECKING:
 STACKS = "tilegrad_stacks"
 #: What cores lose that are done with a kernel before the last one is.
 IMBALANCE = "imbalance"
+#: What a core's cycle can be spent on: float arithmetic and waiting for its units, loads and stores with their
+#: conflicts, waiting for accesses to L2, all other instructions and branches, waiting for code, waiting for other cores
+#: or events, and functions that the kernel calls.
+UNITS = ("FPU", "L1", "L2", "control", "code", "waiting", "callees")
+
+_COUNTS = ("instructions", "loads", "stores", "multiply_adds", "floats")
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,14 @@ class KernelProfile:
         name: its C function.
         origin: the node of the model it came from.
         phase: ``forward``, ``backward`` or ``optimizer``.
-        calls: how often it ran.
+        calls: how often it ran: once for each tile.
         cycles: from the first core's entry to the last one's return, all calls together.
         multiply_adds: of its sums of products, terms that guards exclude not counted.
         share: its part of the step's cycles.
         core_cycles: cycles of all cores together, the waiting of early ones included.
         losses: of `core_cycles`, those that were lost, by cause; functions that it calls are not included.
+        counts: what all cores executed: ``instructions``, and of these ``loads``, ``stores``, ``multiply_adds`` and
+            other ``floats``; functions that it calls are not included.
     """
 
     name: str
@@ -54,6 +65,7 @@ class KernelProfile:
     share: float
     core_cycles: int
     losses: dict[str, int]
+    counts: dict[str, int]
 
     @property
     def limit(self) -> str:
@@ -66,6 +78,29 @@ class KernelProfile:
         """The part of `core_cycles` that the largest loss takes."""
         return self.losses[self.limit] / self.core_cycles if self.limit and self.core_cycles else 0.0
 
+    @property
+    def spent(self) -> dict[str, int]:
+        """Where `core_cycles` went, by the unit that was in use or waited for; see `UNITS`."""
+        counts, losses = self.counts, self.losses
+        moves = counts["loads"] + counts["stores"]
+        arithmetic = counts["multiply_adds"] + counts["floats"]
+        found = {
+            "FPU": arithmetic + losses["FPU"] + losses["divider"],
+            "L1": moves + losses["load use"] + losses["bank"],
+            "L2": losses["memory"],
+            "control": counts["instructions"] - moves - arithmetic + losses["control"] + losses["multiply"],
+            "code": losses["fetch"],
+            "waiting": losses["event"] + losses[IMBALANCE],
+        }
+        return found | {"callees": max(self.core_cycles - sum(found.values()), 0)}
+
+    @property
+    def bottleneck(self) -> str:
+        """What takes most of the cores' cycles; empty where nothing was counted."""
+        spent = self.spent
+        unit = max(UNITS, key=lambda unit: spent[unit])
+        return unit if spent[unit] else ""
+
 
 @dataclass(frozen=True)
 class StepProfile:
@@ -74,10 +109,14 @@ class StepProfile:
     Attributes:
         cycles: of the whole step: passes and optimizer.
         kernels: in execution order; those that did not run are left out.
+        entries: C symbols of the entry points that ran, in order.
+        timeline: calls of the kernels and entry points on every core, and what the DMA moved.
     """
 
     cycles: int
     kernels: tuple[KernelProfile, ...]
+    entries: tuple[str, ...]
+    timeline: Timeline
 
     @property
     def phases(self) -> dict[str, int]:
@@ -124,23 +163,23 @@ def record_step(
         RunError: the program fails.
         UserError: the target is not simulated, or the trace cannot be written.
     """
-    spans: list[KernelSpan] = []
+    kernels = {k.name: k for entry in build.plan.entries for k in entry.kernels}
     functions: list[FunctionProfile] = []
+    timeline = Timeline((), ())
 
     @contextlib.contextmanager
     def observe(session: Session) -> Iterator[None]:
+        nonlocal timeline
         simulator = session.simulator
         if guard:
             set_guard(simulator, build.plan)
         else:
-            simulator.kernels([kernel.name for kernel in _kernels(build.plan, simulator.image)])
+            simulator.kernels(_functions(build.plan, simulator.image))
         simulator.trace()
         simulator.profile()
         yield
-        spans.extend(simulator.spans())
         functions.extend(simulator.profiles())
-        if trace is not None:
-            simulator.write_trace(trace)
+        timeline = _timeline(simulator, trace)
 
     before, build.observe = build.observe, observe
     try:
@@ -148,45 +187,76 @@ def record_step(
     finally:
         build.observe = before
     cycles = (run.train_cycles or 0) + (run.opt_cycles or 0)
-    ran = {span.kernel for span in spans}
-    kernels = [kernel for entry in build.plan.entries for kernel in entry.kernels if kernel.name in ran]
-    return StepProfile(cycles, tuple(_profiles(kernels, spans, functions, cycles)))
+    ran = dict.fromkeys(execution.function for execution in timeline.executions)
+    entries = tuple(name for entry in build.plan.entries if (name := entry_symbol(entry)) in ran)
+    inside = timeline.of(name for name in ran if name in kernels).executions
+    order = [kernel for kernel in kernels.values() if kernel.name in ran]
+    return StepProfile(cycles, tuple(_profiles(build, order, inside, functions, cycles)), entries, timeline)
+
+
+def entry_symbol(entry: EntryPlan) -> str:
+    """The C function of an entry point."""
+    return f"{PREFIX}_{entry.name}"
+
+
+def _timeline(simulator: Simulator, trace: Path | None) -> Timeline:
+    """What was recorded; also written to a file if one is given."""
+    with tempfile.TemporaryDirectory(prefix="tilegrad-") as folder:
+        path = trace or Path(folder) / "trace.json"
+        simulator.write_trace(path)
+        return read_trace(json.loads(path.read_text()))
 
 
 def _profiles(
-    kernels: Iterable[Kernel], spans: Iterable[KernelSpan], functions: Iterable[FunctionProfile], step: int
-) -> Iterator[KernelProfile]:
-    by_core: dict[str, dict[int, list[KernelSpan]]] = defaultdict(lambda: defaultdict(list))
-    for span in spans:
-        by_core[span.kernel][span.core].append(span)
-    stalls: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    build: Build, kernels: Iterable[Kernel], executions: Iterable[Execution], functions: Iterable[FunctionProfile],
+    step: int,
+) -> Iterator[KernelProfile]:  # fmt: skip
+    passes = {kernel.name: _passes(build, entry) for entry in build.plan.entries for kernel in entry.kernels}
+    by_core: dict[str, dict[int, list[Execution]]] = defaultdict(lambda: defaultdict(list))
+    for execution in executions:
+        by_core[execution.function][execution.core].append(execution)
+    stalls: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(STALL_KINDS, 0))
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_COUNTS, 0))
     for function in functions:
         for cause, count in function.counters.stalls.items():
             stalls[function.function][cause] += count
+        for name in _COUNTS:
+            counts[function.function][name] += getattr(function.counters, name)
     for kernel in kernels:
         calls = _calls(kernel.name, by_core[kernel.name])
         cycles = sum(max(s.end for s in call) - min(s.begin for s in call) for call in calls)
         team = len(by_core[kernel.name])
-        inside = sum(span.end - span.begin for call in calls for span in call)
+        inside = sum(execution.end - execution.begin for call in calls for execution in call)
         yield KernelProfile(
             name=kernel.name,
             origin=kernel.op.origin,
             phase=kernel.op.phase,
             calls=len(calls),
             cycles=cycles,
-            multiply_adds=multiply_adds(kernel.op.nests) * len(calls),
+            multiply_adds=multiply_adds(kernel.op.nests) * passes[kernel.name],
             share=cycles / step if step else 0.0,
             core_cycles=cycles * team,
             losses={**stalls[kernel.name], IMBALANCE: cycles * team - inside},
+            counts=dict(counts[kernel.name]),
         )
 
 
-def _calls(name: str, by_core: Mapping[int, list[KernelSpan]]) -> list[tuple[KernelSpan, ...]]:
+def _passes(build: Build, entry: EntryPlan) -> int:
+    """How often one step calls an entry point."""
+    return build.accumulate if entry.name in PASSES else 1
+
+
+def _calls(name: str, by_core: Mapping[int, list[Execution]]) -> list[tuple[Execution, ...]]:
     """What the cores did in each call of a kernel: all of the team take part in every one."""
-    counts = {len(spans) for spans in by_core.values()}
+    counts = {len(executions) for executions in by_core.values()}
     if len(counts) != 1:
         raise RunError(f"the cores did not run kernel {name!r} equally often: {sorted(counts)} times")
     return list(zip(*by_core.values(), strict=True))
+
+
+def _functions(plan: Plan, image: Image) -> list[str]:
+    """What is watched: the kernels and the entry points."""
+    return [kernel.name for kernel in _kernels(plan, image)] + [entry_symbol(entry) for entry in plan.entries]
 
 
 def _kernels(plan: Plan, image: Image) -> list[Kernel]:
