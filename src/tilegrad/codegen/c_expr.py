@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tilegrad.errors import InternalError
 from tilegrad.ir.affine import Affine, Guard
-from tilegrad.ir.expr import Expr, walk
+from tilegrad.ir.expr import Expr
 from tilegrad.ir.graph import Value
 from tilegrad.ir.types import DType
 
@@ -126,15 +126,17 @@ class CScope:
         places: where the elements of each tensor are.
         iterators: the C text of an iterator where it differs from its own variable.
         accumulator: the C text of the finished accumulator, while a final expression is written.
+        known: expressions whose value a local holds, and its name.
     """
 
     places: Mapping[Value, Place]
     iterators: dict[int, str] = field(default_factory=dict)
     counter: int = 0
     accumulator: str = ""
+    known: dict[Expr, str] = field(default_factory=dict)
 
     def fresh(self, prefix: str = "t") -> str:
-        """A new local name."""
+        """A new local variable."""
         self.counter += 1
         return f"{prefix}{self.counter}"
 
@@ -162,28 +164,64 @@ class CScope:
         text = self.affine(guard.index, "int64_t")
         return f"({text} >= {guard.lower} && {text} < {guard.upper})"
 
-    def evaluate(self, roots: Sequence[Expr], emit: Callable[[str], None]) -> list[str]:
-        """C text of every root; subexpressions used more than once become locals through `emit`."""
-        uses: dict[int, int] = {}
-        nodes = list(walk(*roots))
-        for node in nodes:
+    def uses(self, roots: Sequence[Expr]) -> dict[Expr, int]:
+        """How often every subexpression without a name is used by `roots` and below them."""
+        counts: dict[Expr, int] = {}
+        for node in self._unnamed(roots):
             for arg in node.args:
-                uses[id(arg)] = uses.get(id(arg), 0) + 1
+                counts[arg] = counts.get(arg, 0) + 1
         for root in roots:
-            uses[id(root)] = uses.get(id(root), 0) + 1
+            counts[root] = counts.get(root, 0) + 1
+        return counts
+
+    def _unnamed(self, roots: Sequence[Expr]) -> list[Expr]:
+        """Every distinct node below `roots`, operands first, down to those that have a name already."""
+        seen: set[Expr] = set()
+        found: list[Expr] = []
+        stack = [(root, False) for root in reversed(roots)]
+        while stack:
+            node, expanded = stack.pop()
+            if expanded:
+                found.append(node)
+            elif node not in seen and node not in self.known:
+                seen.add(node)
+                stack.append((node, True))
+                stack.extend((arg, False) for arg in reversed(node.args))
+        return found
+
+    def evaluate(
+        self, roots: Sequence[Expr], emit: Callable[[str], None], uses: dict[Expr, int] | None = None
+    ) -> list[str]:
+        """C text of every root; subexpressions used more than once become locals through `emit`.
+
+        Args:
+            roots: what to evaluate.
+            emit: takes the lines that declare locals.
+            uses: how often subexpressions are used here and in what is evaluated behind it in the same block; then the
+                locals are remembered in `known`.
+        """
+        nodes = self._unnamed(roots)
+        counts = self.uses(roots) if uses is None else uses
         # Operands of a select are read before it, never inside: a conditional load becomes a masked one, which GCC 12
         # gets wrong under AVX when the predicate holds for NaN (its -O3 drops elements of `x <= 0 ? 0 : y[i]`).
         selects = any(node.op == "select" for node in nodes)
-        text: dict[int, str] = {}
+        text: dict[Expr, str] = {}
         for node in nodes:
-            written = self._node(node, [text[id(arg)] for arg in node.args])
-            shared = uses[id(node)] > 1 and node.op not in ("const", "index", "acc")
+            written = self._node(node, [self.known.get(arg) or text[arg] for arg in node.args])
+            shared = counts[node] > 1 and node.op not in ("const", "index", "acc")
             if shared or len(written) > 100 or (selects and node.op in ("read", "acc")):
-                name = self.fresh()
-                emit(f"const {_LOCAL_TYPE[node.dtype]} {name} = {written};")
+                name = self.name(node, written, emit)
+                if uses is not None:
+                    self.known[node] = name
                 written = name
-            text[id(node)] = written
-        return [text[id(root)] for root in roots]
+            text[node] = written
+        return [self.known.get(root) or text[root] for root in roots]
+
+    def name(self, node: Expr, text: str, emit: Callable[[str], None]) -> str:
+        """A new local that holds the value of a node."""
+        name = self.fresh()
+        emit(f"const {_LOCAL_TYPE[node.dtype]} {name} = {text};")
+        return name
 
     def _node(self, node: Expr, args: list[str]) -> str:
         if not node.args:

@@ -1,14 +1,15 @@
-"""How the loops of a nest map to the machine: their order, the vector iterator and the block of elements."""
+"""How the loops of a nest map to the machine: their order, the register tile and what is written out."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tilegrad.ir.affine import Affine
-from tilegrad.ir.expr import walk
 from tilegrad.ir.graph import Nest, Value
+from tilegrad.planning.cycles import Model
 from tilegrad.targets.base import Target
 from tilegrad.transforms.inline import linear_index
 
@@ -21,10 +22,22 @@ SHORTEST_ROW = 4
 BLOCK_SIZES = (4, 3, 2)
 #: Block sizes tried for scalar chains, best first: enough of them hide the latency of an addition.
 CHAIN_BLOCK_SIZES = (8, 7, 6, 5, 4, 3, 2)
-#: Shares per core from which an uneven division over the cores does not matter.
-SHARES_PER_CORE = 8
 #: Vectors per tile of accumulators.
 TILE_VECTORS = 2
+#: Sizes of a register tile along one iterator, for scalar registers.
+TILE_SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
+#: Accumulators of a register tile.
+MOST_LANES = 20
+#: Steps of the innermost reduction that may be written out.
+UNROLLED_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
+#: Register tiles that are compared again for the sizes of a tile.
+FAVOURITES = 12
+#: Dividing fewer loops over the cores may cost this part of the time that dividing all of them takes.
+UNEVEN = 0.01
+
+
+#: Iterators and a number for each.
+Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -34,18 +47,23 @@ class Mapping:
     Attributes:
         order: all iterators, outermost first; reductions in canonical order.
         vector: the parallel iterator that runs innermost over a row of accumulators, or None.
-        block: the parallel iterator of which several elements are computed side by side, or None.
-        block_size: how many.
+        tile: the register tile: parallel iterators and how many neighbours along each are computed side by side; their
+            loops are the innermost parallel ones. What remains of an extent is a smaller tile.
+        unroll: innermost reductions and how many consecutive steps are written out; all of them but the first one
+            completely.
         width: elements of the vector iterator that form one tile of accumulators.
+        hoist: whether what an inner loop does not change is evaluated outside of it.
         team: whether several cores execute the nest together.
-        divided: how many of the outermost parallel loops are merged and divided over the cores.
+        divided: how many of the outermost parallel loops, those of the register tile included, are divided over the
+            cores.
     """
 
     order: tuple[int, ...]
     vector: int | None = None
-    block: int | None = None
-    block_size: int = 1
+    tile: Pairs = ()
+    unroll: Pairs = ()
     width: int = 1
+    hoist: bool = False
     team: bool = False
     divided: int = 0
 
@@ -55,7 +73,27 @@ def plain_mapping(nest: Nest, cores: int = 1) -> Mapping:
     return Mapping(tuple(range(len(nest.extents))), team=cores > 1)
 
 
-def choose_mapping(nest: Nest, target: Target, sizes: tuple[int, ...] | None = None) -> Mapping:
+class _Key:
+    """A nest as a key: the same object, not equal contents, which would take long to compare."""
+
+    __slots__ = ("nest", "target")
+
+    def __init__(self, nest: Nest, target: Target) -> None:
+        self.nest, self.target = nest, target
+
+    def __hash__(self) -> int:
+        return hash((id(self.nest), self.target.cores, self.target.innermost))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.nest is other.nest and self.target == other.target
+
+
+@lru_cache(maxsize=4096)
+def _model(key: _Key) -> Model:
+    return Model(key.nest, key.target)
+
+
+def choose_mapping(nest: Nest, target: Target, sizes: Sequence[int] | None = None) -> Mapping:
     """The mapping for a target, from the indexing maps alone.
 
     Args:
@@ -63,50 +101,180 @@ def choose_mapping(nest: Nest, target: Target, sizes: tuple[int, ...] | None = N
         target: the machine.
         sizes: the most elements that every iterator has in a tile; None for the whole nest.
     """
-    tile = nest if sizes is None else replace(nest, extents=sizes)
-    mapping = _choose_loops(tile, target)
-    return mapping if target.cores == 1 else _divide(tile, mapping, target.cores)
+    return _choose(_Key(nest, target), tuple(nest.extents if sizes is None else sizes))
 
 
-#: Cycles to call a kernel and to meet at the barrier behind it.
-CALL_CYCLES = 80
+def nest_cycles(nest: Nest, target: Target, sizes: Sequence[int], mapping: Mapping) -> float:
+    """Estimated cycles of one call of a kernel on all cores, its operands in the fastest memory.
+
+    Args:
+        nest: the nest.
+        target: the machine.
+        sizes: the most elements that every iterator has in a tile.
+        mapping: the structure of its loops.
+    """
+    return _estimate(_Key(nest, target), tuple(sizes), mapping)
 
 
 @lru_cache(maxsize=65536)
-def nest_cycles(nest: Nest, target: Target, sizes: tuple[int, ...], mapping: Mapping) -> float:
-    """Estimated cycles of one call of a kernel on all cores, its operands in the fastest memory."""
-    points = math.prod(sizes)
-    shares = math.prod(sizes[k] for k in range(nest.parallel))
-    busy = -(-shares // target.cores) * target.cores / max(shares, 1)
-    nodes = sum(1 for _ in walk(*nest.exprs))
-    return CALL_CYCLES + points * busy * (2 + nodes) / target.cores
+def _estimate(key: _Key, sizes: tuple[int, ...], mapping: Mapping) -> float:
+    return _model(key).cycles(sizes, _real_tile(key.nest, mapping), dict(mapping.unroll), mapping.divided)
 
 
-def _divide(nest: Nest, mapping: Mapping, cores: int) -> Mapping:
-    """Merge as few outer loops as divide evenly over the cores, or give every core several shares."""
-    loops = [k for k in mapping.order if k < nest.parallel and k not in (mapping.vector, mapping.block)]
-    counts = [nest.extents[k] for k in loops]
-    if mapping.block is not None:
-        counts.append(nest.extents[mapping.block] // mapping.block_size)
-    total = 1
-    for divided, count in enumerate(counts, 1):
-        total *= count
-        if total % cores == 0 or total >= SHARES_PER_CORE * cores:
-            return replace(mapping, team=True, divided=divided)
-    return replace(mapping, team=True, divided=len(counts) if total > 1 else 0)
+def _real_tile(nest: Nest, mapping: Mapping) -> list[tuple[int, int]]:
+    return [(k, size) for k, size in mapping.tile if nest.extents[k] > 1]
 
 
-def _choose_loops(nest: Nest, target: Target) -> Mapping:
+@lru_cache(maxsize=65536)
+def _choose(key: _Key, sizes: tuple[int, ...]) -> Mapping:
+    nest, target = key.nest, key.target
+    if nest.scatter:
+        return plain_mapping(nest, target.cores)
+    if target.innermost == "parallel":
+        return _vector_mapping(replace(nest, extents=sizes), target)
+    best = min(
+        (
+            (_model(key).cycles(sizes, tile, dict(unroll), None), place, tile, unroll)
+            for place, (tile, unroll) in enumerate(_favourites(key))
+        ),
+        key=lambda found: found[:2],
+    )
+    mapping = Mapping(_by_output_stride(nest), tile=best[2], unroll=best[3], hoist=True)
+    return _divide(key, mapping, sizes)
+
+
+def _divide(key: _Key, mapping: Mapping, sizes: tuple[int, ...]) -> Mapping:
+    """Divide as few outer loops over the cores as give even shares."""
+    nest, cores = key.nest, key.target.cores
+    if cores == 1:
+        return mapping
+    loops = [k for k in mapping.order if k < nest.parallel and nest.extents[k] > 1]
+    mapping = replace(mapping, team=True)
+    if math.prod(sizes[k] for k in loops) <= 1:
+        return mapping
+    costs = [
+        _model(key).cycles(sizes, _real_tile(nest, mapping), dict(mapping.unroll), divided)
+        for divided in range(1, len(loops) + 1)
+    ]
+    divided = next(k for k, cost in enumerate(costs, 1) if cost <= min(costs) * (1 + UNEVEN))
+    return replace(mapping, divided=divided)
+
+
+# Scalar cores: register tiles around the reduction
+
+
+@lru_cache(maxsize=4096)
+def _favourites(key: _Key) -> list[tuple[Pairs, Pairs]]:
+    """The register tiles and unrolled steps that suit the whole nest best, and some simple ones."""
+    nest, model = key.nest, _model(key)
+    found: list[tuple[float, int, Pairs, Pairs]] = []
+    for tile in _tiles(nest, model):
+        unrolls = _unrolls(nest, tile)
+        costs = [(model.cycles(nest.extents, tile, dict(unroll), None), place) for place, unroll in enumerate(unrolls)]
+        cost, place = min(costs)
+        found.append((cost, len(found), tile, unrolls[place]))
+    found.sort(key=lambda entry: entry[:2])
+    best = found[:FAVOURITES]
+    return [(tile, unroll) for _, _, tile, unroll in best]
+
+
+def _tiles(nest: Nest, model: Model) -> list[Pairs]:
+    """Register tiles that are possible."""
+    order = [k for k in _by_output_stride(nest) if k < nest.parallel and nest.extents[k] > 1]
+    if nest.results[0].combiner == "assign":
+        return _assign_tiles(nest, order)
+    shared = [k for k in order if any(k not in node.iterators for node in model.terms if node.instructions)]
+    found: list[Pairs] = [()]
+    singles = [k for k in shared if tile_allowed(nest, (k,))]
+    for k in singles:
+        found += [((k, size),) for size in TILE_SIZES[1:] if size <= nest.extents[k]]
+    for u in singles:
+        for v in singles:
+            if u != v and tile_allowed(nest, (u, v)):
+                found += [
+                    ((u, a), (v, b))
+                    for a in TILE_SIZES[1:]
+                    for b in TILE_SIZES[1:]
+                    if a * b <= MOST_LANES and a <= nest.extents[u] and b <= nest.extents[v]
+                ]
+    lanes = MOST_LANES // len(nest.results)
+    return [tile for tile in found if math.prod(size for _, size in tile) <= lanes]
+
+
+def _assign_tiles(nest: Nest, order: Sequence[int]) -> list[Pairs]:
+    """Register tiles of an assignment: neighbours along its innermost iterators."""
+    found: list[Pairs] = [()]
+    inner: Pairs = ()
+    for k in reversed(order):
+        if not tile_allowed(nest, (k, *(j for j, _ in inner))):
+            break
+        lanes = math.prod(size for _, size in inner)
+        extent = nest.extents[k]
+        found += [((k, size), *inner) for size in TILE_SIZES[1:] if size <= extent and size * lanes <= 8]
+        if extent * lanes > 8:
+            break
+        inner = ((k, extent), *inner)
+    return found
+
+
+def tile_allowed(nest: Nest, iterators: Sequence[int]) -> bool:
+    """Whether elements that are neighbours along these parallel iterators can be computed side by side.
+
+    Their terms must exist together, except along one iterator of one guard that the innermost reduction occurs in.
+    """
+    if set(iterators) & _in_lookups(nest):
+        return False
+    coupled = 0
+    reductions = [k for k in range(nest.parallel, len(nest.extents)) if nest.extents[k] > 1]
+    for guard in nest.guards:
+        found = [k for k in iterators if k in set(guard.index.iterators())]
+        if not found:
+            continue
+        coupled += 1
+        if guard.index.lookups or len(found) > 1 or not reductions or not guard.index.coefficient(reductions[-1]):
+            return False
+    return coupled == 0 or (coupled == 1 and not any(guard.index.lookups for guard in nest.guards))
+
+
+def _unrolls(nest: Nest, tile: Sequence[tuple[int, int]]) -> list[Pairs]:
+    """Steps of the innermost reductions that may be written out."""
+    reductions = [k for k in range(nest.parallel, len(nest.extents)) if nest.extents[k] > 1]
+    guarded = {i for guard in nest.guards for i in guard.index.iterators()}
+    found: list[Pairs] = [()]
+    inner: Pairs = ()
+    lanes = math.prod(size for _, size in tile)
+    for k in reversed(reductions):
+        steps = math.prod(size for _, size in inner) * lanes
+        extent = nest.extents[k]
+        found += [((k, n), *inner) for n in UNROLLED_STEPS if n <= extent and n * steps <= 128]
+        if extent * steps > 64 or k in guarded:
+            break
+        inner = ((k, extent), *inner)
+        found.append(inner)
+    return list(dict.fromkeys(found))
+
+
+# Vector machines: rows of accumulators
+
+
+def _vector_mapping(nest: Nest, target: Target) -> Mapping:
+    """Loops for a machine with vectors over parallel iterators."""
     result = nest.results[0]
     order = _by_output_stride(nest)
-    if nest.scatter or result.combiner == "assign":
-        return plain_mapping(nest) if nest.scatter else Mapping(order)
-    if any(r.combiner in ("max", "argmax") or not r.dtype.is_float for r in nest.results):
-        return plain_mapping(nest)
-    vector = _vector_iterator(nest) if target.innermost == "parallel" and len(nest.results) == 1 else None
-    block, size = _block_iterator(nest, vector)
-    width = TILE_VECTORS * target.vector_width_bytes // result.dtype.size
-    return Mapping(order, vector, block, size, width)
+    plain = any(r.combiner in ("max", "argmax") or not r.dtype.is_float for r in nest.results)
+    if result.combiner == "assign":
+        mapping = Mapping(order)
+    elif plain:
+        mapping = plain_mapping(nest)
+    else:
+        vector = _vector_iterator(nest) if len(nest.results) == 1 else None
+        block, size = _block_iterator(nest, vector)
+        width = TILE_VECTORS * target.vector_width_bytes // result.dtype.size
+        mapping = Mapping(order, vector, ((block, size),) if block is not None else (), width=width)
+    if target.cores == 1:
+        return mapping
+    loops = [k for k in mapping.order if k < nest.parallel and k != mapping.vector and nest.extents[k] > 1]
+    return replace(mapping, team=True, divided=len(loops))
 
 
 def _by_output_stride(nest: Nest) -> tuple[int, ...]:

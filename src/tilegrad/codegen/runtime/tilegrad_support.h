@@ -30,6 +30,15 @@ typedef uint32_t __attribute__((__may_alias__)) tg_u32;
 #define TG_KERNEL __attribute__((__noinline__, __noclone__))
 #endif
 
+/* In front of a loop that is unrolled as far as the instruction cache of the target rewards. */
+#if defined(__clang__)
+#define TG_NO_UNROLL _Pragma("clang loop unroll(disable)")
+#elif __GNUC__ >= 8
+#define TG_NO_UNROLL _Pragma("GCC unroll 1")
+#else
+#define TG_NO_UNROLL
+#endif
+
 /* Code for several cores is executed by all of them together: loops over TG_FIRST(n) <= i < TG_LAST(n) are divided, and
    a barrier stands between operations. A target with cores or memories of its own names a header that says who and how
    many they are and how data moves; any other build runs the same code on one core in one memory. */
@@ -86,7 +95,7 @@ static inline void tg_dma_wait(tg_dma_t id)
     (void)id;
 }
 
-/* Transfers between L2 and L3, done when they return. */
+/* Transfers between L2 and L3, done when they return. Addresses and sizes are multiples of four. */
 static inline void tg_l3_in(void *l2, const void *l3, uint32_t bytes)
 {
     memcpy(l2, l3, bytes);

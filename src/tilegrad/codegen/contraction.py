@@ -1,0 +1,399 @@
+"""Sums over register tiles: a x b neighbouring elements share the operands that they load in every step.
+
+Every element's terms keep their canonical order. Where a guard couples a tile iterator with the innermost reduction
+(padding along the axis of a convolution), neighbours have different ranges of terms: those that only some of them have
+come first, then a common loop, then again those of some. No bound is tested inside the common loop, and a term that
+does not exist is never computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tilegrad.codegen.chains import ChainWriter
+from tilegrad.codegen.guards import interior, solve_at, solve_guard
+from tilegrad.codegen.nest import Offsets
+from tilegrad.codegen.writer import fold, offset
+from tilegrad.ir.affine import Guard
+from tilegrad.ir.expr import Expr
+
+#: Steps of a reduction: how far from its iterator, and which elements of the register tile have a term there.
+Terms = Sequence[tuple[Offsets, Sequence[int]]]
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """How the bounds of neighbouring elements can differ at one end of the common loop.
+
+    Attributes:
+        equal: in some tile they do not.
+        staircase: in some tile every neighbour has exactly one term more than the one before.
+        other: in some tile it is anything else.
+    """
+
+    equal: bool = True
+    staircase: bool = True
+    other: bool = True
+
+
+class ContractionWriter(ChainWriter):
+    """Chains of terms for register tiles of elements."""
+
+    def write(self) -> None:
+        """Write the nest."""
+        guarded = {i for guard in self.nest.guards for i in guard.index.iterators()}
+        steps = {k: n for k, n in self.mapping.unroll if k in self.reductions}
+        self.complete: list[int] = []
+        for k in reversed(self.reductions):
+            count = self.ranges[k].count
+            if count is None or steps.get(k, 0) < count or k in guarded:
+                break
+            self.complete.insert(0, k)
+        self.outer = self.reductions[: len(self.reductions) - len(self.complete)]
+        self.stepped = self.outer.pop() if self.outer else None
+        self.unroll = steps.get(self.stepped, 1) if self.stepped is not None else 1
+        for k in self.complete:
+            numbers = self.ranges[k].literal
+            if numbers is not None:
+                self.constants[k] = numbers[0]
+        for _ in self.sections():
+            self._list_roots()
+            self.divide(self.steps(), self._tile, guarded=False)
+
+    def _list_roots(self) -> None:
+        lanes, results = self.lanes(), self.nest.results
+        ends = [expr for result in results for expr in (result.start, result.final) if expr is not None]
+        terms = [expr for result in results for expr in result.exprs]
+        self.term_roots = [self.at(e, lane | step) for step in self._written(1) for lane in lanes for e in terms]
+        self.roots = [self.at(expr, lane) for expr in ends for lane in lanes] + self.term_roots
+        self.inside_roots: list[Expr] = []
+        if self.stepped is None:
+            return
+        part = self.ranges[self.stepped]
+        if part.literal is not None and part.count is not None and part.count <= self.unroll:
+            # Written out where no guard can fail: what is read there whatever the guards say can be read before.
+            with self._constant(self.stepped, part.literal[0]):
+                steps = self._written(part.count)
+                self.inside_roots = [self.at(e, lane | step) for step in steps for lane in lanes for e in terms]
+
+    @contextmanager
+    def _constant(self, iterator: int, value: int) -> Iterator[None]:
+        """An iterator has a known value."""
+        self.constants[iterator] = value
+        yield
+        del self.constants[iterator]
+
+    def _written(self, steps: int) -> list[Offsets]:
+        """Offsets of `steps` steps of the stepped reduction, the complete ones inside, in canonical order."""
+        ranges = [range(self.ranges[k].count or 0) for k in self.complete]
+        inner = [dict(zip(self.complete, values, strict=True)) for values in itertools.product(*ranges)]
+        if self.stepped is None:
+            return inner
+        return [{self.stepped: t} | at for t in range(steps) for at in inner]
+
+    # One register tile
+
+    def _tile(self) -> None:
+        """Everything about one register tile."""
+        lanes = self.lanes()
+        for k in self.complete:
+            if k not in self.constants:
+                self.out.line(f"const int {self.scope.iterator(k)} = {self.ranges[k].first};")
+        self.start_all(lanes)
+        self.roots = self.term_roots
+        conditions = self.settle()
+        with self.scoped(f"if ({' && '.join(conditions)})" if conditions else None):
+            coupled = [g for g in self.pending if self._tile_iterator(g) is not None]
+            if not coupled:
+                self._reduce(self._plain_terms)
+            else:
+                (guard,) = coupled  # the mapping has no tile iterator in a second one
+                self._reduce_coupled(guard)
+        self.store_all(lanes)
+
+    def _reduce(self, innermost: Callable[[], None]) -> None:
+        self.loops([(k, 1) for k in self.outer], innermost, guarded=True)
+
+    def _tile_iterator(self, guard: Guard) -> int | None:
+        """The iterator of the register tile that a guard depends on."""
+        return next((k for k, size in self.tile if size > 1 and guard.index.coefficient(k)), None)
+
+    def _reduce_coupled(self, guard: Guard) -> None:
+        """Where no guard on the tile can fail, the terms of a tile without guard; elsewhere with it."""
+        iterator = self._tile_iterator(guard)
+        assert iterator is not None and self.stepped is not None
+        size = dict(self.tile)[iterator]
+        first, last = interior(guard, iterator, self.nest.extents)
+        places = self._places(iterator, size)
+        inner = [place for place in places or () if first <= place and place + size <= last]
+        has_inner = bool(inner) if places is not None else last - first >= size
+        has_outer = len(inner) < len(places) if places is not None else True
+        name = self.scope.iterator(iterator)
+
+        def without() -> None:
+            self.pending.remove(guard)
+            self._reduce(self._plain_terms)
+
+        def within() -> None:
+            outer = [place for place in places if place not in inner] if places is not None else None
+            self.pending.remove(guard)  # it is in the bounds of the lanes
+            self._reduce(lambda: self._ragged(guard, iterator, size, outer))
+
+        if not has_inner:
+            with self.scoped():
+                within()
+        elif not has_outer:
+            with self.scoped():
+                without()
+        else:
+            with self.scoped(f"if ({name} >= {first} && {name} <= {last - size})"):
+                without()
+            with self.scoped("else"):
+                within()
+
+    def _places(self, iterator: int, size: int) -> list[int] | None:
+        """All positions of the tile along an iterator, or None where they are not known."""
+        numbers = self.ranges[iterator].literal
+        return None if numbers is None else list(range(numbers[0], numbers[1], size))
+
+    # The innermost reduction
+
+    def _plain_terms(self) -> None:
+        """All lanes have the same terms."""
+        lanes = range(len(self.lanes()))
+        if self.stepped is None:
+            self._straight(lanes, 1, first=not self.outer and self.chain is None and not self.nest.guards)
+            return
+        part = self.ranges[self.stepped]
+        guards = [g for g in self.pending if self.stepped in set(g.index.iterators())]
+        if any(g.index.lookups for g in guards):  # these are tested inside
+            self._loop(self.stepped, 1, lambda: self._straight(lanes, 1), guarded=True)
+            return
+        if guards or part.count is None:
+            self.open.add(self.stepped)
+            lower, upper, _ = self.bounds(self.stepped)
+            self._stepped_loop(lower, upper, lanes)
+            return
+        numbers = part.literal
+        main = part.count // self.unroll * self.unroll
+        if part.count <= self.unroll:
+            main = 0
+        name = self.scope.iterator(self.stepped)
+        self.hoist()
+        if main:
+            stop = str(numbers[0] + main) if numbers is not None else f"{part.first} + {main}"
+            advance = f"{name} += {self.unroll}" if self.unroll > 1 else f"++{name}"
+            with self._loop_head(f"for (int {name} = {part.first}; {name} < {stop}; {advance})"):
+                self._straight(lanes, self.unroll)
+        if part.count == main:
+            return
+        if numbers is not None:
+            with self._constant(self.stepped, numbers[0] + main), self.scoped():
+                self._straight(lanes, part.count - main, first=not main and not self.outer and self.chain is None)
+        else:
+            with self.scoped(""):
+                self.out.line(f"const int {name} = {offset(part.first, str(main))};")
+                self._straight(lanes, part.count - main)
+
+    def _stepped_loop(self, lower: str, upper: str, lanes: Sequence[int], *, even: bool = False) -> None:
+        """A loop with bounds that are known at run time; `even` where the unrolled steps divide its length."""
+        name = self.scope.iterator(self._step_iterator)
+        if self.unroll == 1:
+            with self._loop_head(f"for (int {name} = {lower}; {name} < {upper}; ++{name})"):
+                self._straight(lanes, 1)
+            return
+        end = upper
+        if not upper.isidentifier():
+            end = self.scope.fresh("end")
+            self.out.line(f"const int {end} = {upper};")
+        with self.scoped(""):
+            self.out.line(f"int {name} = {lower};")
+            with self._loop_head(f"for (; {name} <= {end} - {self.unroll}; {name} += {self.unroll})"):
+                self._straight(lanes, self.unroll)
+            if not even:
+                with self._loop_head(f"for (; {name} < {end}; ++{name})"):
+                    self._straight(lanes, 1)
+
+    @property
+    def _step_iterator(self) -> int:
+        assert self.stepped is not None
+        return self.stepped
+
+    @contextmanager
+    def _loop_head(self, head: str) -> Iterator[None]:
+        """An innermost loop that stays as long as it is written: the instruction cache has room for no more."""
+        if self.mapping.unroll:
+            self.out.line("TG_NO_UNROLL")
+        with self.scoped(head):
+            yield
+
+    def _straight(self, lanes: Sequence[int], steps: int, *, first: bool = False) -> None:
+        self._terms([(at, lanes) for at in self._written(steps)], first=first)
+
+    def _terms(self, terms: Terms, *, first: bool = False) -> None:
+        """Terms without loops, those of one step side by side."""
+        tile, results = self.lanes(), self.nest.results
+
+        def roots(at: Offsets, lanes: Sequence[int], r: int) -> list[Expr]:
+            return [self.at(expr, tile[lane] | at) for lane in lanes for expr in results[r].exprs]
+
+        with self.scoped():
+            every = [e for at, lanes in terms for r in range(len(results)) for e in roots(at, lanes, r)]
+            uses = self.scope.uses(every)
+            for at, lanes in terms:
+                for r, result in enumerate(results):
+                    texts = self.scope.evaluate(roots(at, lanes, r), self.out.line, uses)
+                    width = len(result.exprs)
+                    for place, lane in enumerate(lanes):
+                        mine = texts[place * width : (place + 1) * width]
+                        self.combine(result, self.accumulator(r, lane), mine, tile[lane] | at, first=first)
+                self.sure, first = self.sure or first, False
+        self.sure = False
+
+    # Lanes with different ranges of terms
+
+    def _ragged(self, guard: Guard, iterator: int, size: int, places: Sequence[int] | None) -> None:
+        """The innermost reduction of a tile whose lanes along `iterator` have different bounds."""
+        stepped = self._step_iterator
+        tile = self.lanes()
+        self.open.add(stepped)
+        lower, upper, conditions = self.bounds(stepped)
+        assert not conditions
+        with self.scoped():
+            lows, highs = [], []
+            base = self.scope.iterators.get(iterator)
+            for distance in range(size):
+                name = base or self.scope.iterator(iterator)
+                self.scope.iterators[iterator] = f"({name} + {distance})" if distance else name
+                low, high = solve_guard(guard, stepped, self.scope)
+                lows.append(self._local("low", fold("tg_max", [lower, low])))
+                highs.append(self._local("high", fold("tg_min", [upper, high])))
+                self.scope.iterators[iterator] = name
+            if base is None:
+                del self.scope.iterators[iterator]
+            # With an ascending index, lanes further on begin earlier and end earlier.
+            ascending = guard.index.coefficient(iterator) * guard.index.coefficient(stepped) > 0
+            near, far = (0, size - 1) if ascending else (size - 1, 0)
+            begin = lows[near]
+            end = self._local("end", f"tg_max({highs[far]}, {begin})")
+            edges = self._edges(guard, iterator, size, places)
+            groups = {d: [n for n, lane in enumerate(tile) if lane.get(iterator, 0) == d] for d in range(size)}
+            order = range(size) if ascending else range(size - 1, -1, -1)  # by falling begin, and by falling end
+            whole = f"{highs[far]} >= {begin}"
+            self._prologue(edges[0], lows, highs, begin, [groups[d] for d in order], list(order), whole)
+            self._stepped_loop(begin, end, range(len(tile)), even=self._even(guard, iterator, size, places))
+            self._epilogue(edges[1], lows, highs, end, [groups[d] for d in order], list(order), whole)
+
+    def _local(self, prefix: str, text: str) -> str:
+        name = self.scope.fresh(prefix)
+        self.out.line(f"const int {name} = {text};")
+        return name
+
+    def _prologue(
+        self, edge: _Edge, lows: Sequence[str], highs: Sequence[str], begin: str, groups: Sequence[Sequence[int]],
+        order: Sequence[int], whole: str,
+    ) -> None:  # fmt: skip
+        """Terms in front of the common loop: group n has n of them where the lanes form a staircase."""
+        size = len(order)
+        name = self.scope.iterator(self._step_iterator)
+        stairs = [
+            ({self._step_iterator: t}, [lane for n in range(size - 1 - t, size) for lane in groups[n]])
+            for t in range(size - 1)
+        ]
+
+        def staircase() -> None:
+            self.out.line(f"const int {name} = {begin} - {size - 1};")
+            self._terms(self._with_complete(stairs))
+
+        def other() -> None:
+            for n, d in enumerate(order[1:], 1):
+                with self.scoped(f"for (int {name} = {lows[d]}; {name} < tg_min({highs[d]}, {begin}); ++{name})"):
+                    self._terms(self._with_complete([({self._step_iterator: 0}, groups[n])]))
+
+        self._edge(edge, f"{whole} && {begin} - {lows[order[-1]]} == {size - 1}", staircase, other)
+
+    def _epilogue(
+        self, edge: _Edge, lows: Sequence[str], highs: Sequence[str], end: str, groups: Sequence[Sequence[int]],
+        order: Sequence[int], whole: str,
+    ) -> None:  # fmt: skip
+        """Terms behind the common loop: the group at place n has one more than the one at n + 1."""
+        size = len(order)
+        name = self.scope.iterator(self._step_iterator)
+        stairs = [
+            ({self._step_iterator: t}, [lane for n in range(size - 1 - t) for lane in groups[n]])
+            for t in range(size - 1)
+        ]
+
+        def staircase() -> None:
+            self.out.line(f"const int {name} = {end};")
+            self._terms(self._with_complete(stairs))
+
+        def other() -> None:
+            for n, d in enumerate(order[:-1]):
+                with self.scoped(f"for (int {name} = tg_max({lows[d]}, {end}); {name} < {highs[d]}; ++{name})"):
+                    self._terms(self._with_complete([({self._step_iterator: 0}, groups[n])]))
+
+        self._edge(edge, f"{whole} && {highs[order[0]]} - {end} == {size - 1}", staircase, other)
+
+    def _with_complete(self, terms: Terms) -> Terms:
+        """Every step with the steps of the complete reductions inside it."""
+        inner = [{k: v for k, v in at.items() if k != self.stepped} for at in self._written(1)]
+        return [(at | extra, sorted(lanes)) for at, lanes in terms for extra in inner]
+
+    def _edge(self, edge: _Edge, test: str, staircase: Callable[[], None], other: Callable[[], None]) -> None:
+        if edge.staircase:
+            with self.scoped(f"if ({test})" if edge.equal or edge.other else ""):
+                staircase()
+            if edge.other:
+                with self.scoped("else"):
+                    other()
+        elif edge.other:
+            other()
+
+    def _bounds_at(self, guard: Guard, iterator: int, size: int, place: int) -> list[tuple[int, int]] | None:
+        """The bounds of every lane where they are known now."""
+        part = self.ranges[self._step_iterator].literal
+        others = [g for g in self.nest.guards if g != guard and self._step_iterator in set(g.index.iterators())]
+        if part is None or others:
+            return None
+        found = []
+        for distance in range(size):
+            solved = solve_at(guard, self._step_iterator, {iterator: place + distance})
+            if solved is None:
+                return None
+            low = max(part[0], solved[0])
+            found.append((low, min(part[1], solved[1])))
+        return found
+
+    def _edges(self, guard: Guard, iterator: int, size: int, places: Sequence[int] | None) -> tuple[_Edge, _Edge]:
+        """What can happen before and behind the common loop, from all positions of the tile if they are known."""
+        unit = abs(guard.index.coefficient(iterator)) == abs(guard.index.coefficient(self._step_iterator))
+        known = [self._bounds_at(guard, iterator, size, place) for place in places] if places is not None else [None]
+        if any(bounds is None for bounds in known):
+            return _Edge(staircase=unit), _Edge(staircase=unit)
+        kinds: tuple[set[str], set[str]] = (set(), set())
+        for bounds in known:
+            assert bounds is not None
+            lows, highs = [low for low, _ in bounds], [high for _, high in bounds]
+            whole = min(highs) >= max(lows)
+            for kind, ends in zip(kinds, (lows, highs), strict=True):
+                if len(set(ends)) == 1:
+                    kind.add("equal")
+                else:
+                    kind.add("staircase" if unit and whole and max(ends) - min(ends) == size - 1 else "other")
+        before, behind = (_Edge("equal" in kind, "staircase" in kind, "other" in kind) for kind in kinds)
+        return before, behind
+
+    def _even(self, guard: Guard, iterator: int, size: int, places: Sequence[int] | None) -> bool:
+        """Whether the common loop is always a multiple of the unrolled steps."""
+        for place in places if places is not None else [None]:
+            bounds = None if place is None else self._bounds_at(guard, iterator, size, place)
+            if bounds is None:
+                return False
+            length = min(high for _, high in bounds) - max(low for low, _ in bounds)
+            if max(length, 0) % self.unroll:
+                return False
+        return True

@@ -1,0 +1,264 @@
+"""How many cycles a nest takes on a target's cores, from its indexing maps: what loop structures are ranked by.
+
+The machine is taken to be a team of simple cores: one instruction a cycle, float units that several cores share, a
+small instruction cache. The constants were fitted to kernels on the simulated cluster, with
+`benchmarks/cluster_kernels.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tilegrad.ir.affine import Guard
+from tilegrad.ir.expr import Expr, walk
+from tilegrad.ir.graph import Nest
+from tilegrad.targets.base import Target
+from tilegrad.transforms.inline import linear_index
+
+#: Cycles to call a kernel and to meet at the barrier behind it.
+CALL_CYCLES = 80.0
+#: Cycles around the body of a loop: compare, taken branch, advance of the pointers.
+LOOP_CYCLES = 5.0
+#: Cycles to enter a loop: its bounds and pointers.
+ENTER_CYCLES = 6.0
+#: Cycles to begin a pass of a divided loop: positions and bounds.
+ROW_CYCLES = 25.0
+#: Instructions that stay in the private instruction cache.
+CACHE_INSTRUCTIONS = 116
+#: Cycles for each instruction beyond.
+MISS_CYCLES = 0.6
+#: Float registers for accumulators and operands.
+REGISTERS = 31
+#: How much of a shared float unit can be used.
+SHARED_USE = 0.93
+
+#: Instructions of an operation; 1 where nothing is said.
+_INSTRUCTIONS = {
+    "const": 0.0, "index": 1.0, "acc": 0.0, "read": 1.0, "select": 3.0, "abs": 1.0, "neg": 1.0,
+    "exp": 40.0, "expm1": 60.0, "log": 45.0, "log1p": 60.0, "tanh": 60.0, "erf": 60.0, "sin": 60.0, "cos": 60.0,
+    "pow": 120.0, "philox": 120.0, "floor": 10.0, "ceil": 10.0, "round": 10.0, "trunc": 8.0,
+}  # fmt: skip
+#: Cycles of operations of which the machine does one at a time.
+_SERIAL = {"div": 14.0, "sqrt": 14.0}
+_INTEGER = ("const", "index", "acc", "read", "select", "and", "or", "xor", "not", "shl", "shr", "cast", "neg", "abs")
+#: Instructions to take up a term.
+_COMBINE = {"assign": 0.0, "sum": 1.0, "dot": 1.0, "max": 5.0, "argmax": 6.0}
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """An operation of the body.
+
+    Attributes:
+        iterators: what it depends on.
+        instructions: of one evaluation.
+        floats: of these, those that need a float unit.
+        serial: cycles in the one unit that all cores share.
+        strides: for a read, its distance in elements along each iterator.
+    """
+
+    iterators: frozenset[int]
+    instructions: float
+    floats: float
+    serial: float
+    strides: Mapping[int, int] | None
+
+
+class Model:
+    """What the cycles of one nest depend on.
+
+    Args:
+        nest: the nest.
+        target: the machine.
+    """
+
+    def __init__(self, nest: Nest, target: Target) -> None:
+        self.nest, self.cores = nest, target.cores
+        peak = target.multiply_adds_per_cycle
+        self.shared = max(target.cores / peak, 1.0) if peak else 1.0
+        self.combine = sum(_COMBINE[result.combiner] for result in nest.results)
+        self.float_combine = sum(
+            1.0 for result in nest.results if result.dtype.is_float and result.combiner != "assign"
+        )
+        self.results = len(nest.results) + sum(1 for result in nest.results if result.combiner == "argmax")
+        terms = [expr for result in nest.results for expr in result.exprs]
+        ends = [expr for result in nest.results for expr in (result.start, result.final) if expr is not None]
+        self.terms = _nodes(terms)
+        self.ends = _nodes(ends)
+        self.parallel = [k for k in range(nest.parallel) if nest.extents[k] > 1]
+        self.reductions = [k for k in range(nest.parallel, len(nest.extents)) if nest.extents[k] > 1]
+        self.kept = [_kept(guard, nest.extents) for guard in nest.guards]
+        self.guarded = {i for guard in nest.guards for i in guard.index.iterators()}
+
+    def cycles(
+        self, sizes: Sequence[int], tile: Sequence[tuple[int, int]], unroll: Mapping[int, int], divided: int | None
+    ) -> float:
+        """Estimated cycles of one call.
+
+        Args:
+            sizes: elements of every iterator.
+            tile: the register tile: parallel iterators with the elements side by side.
+            unroll: for the innermost reductions, how many steps are written out.
+            divided: how many of the outermost parallel loops the cores share; None for all.
+        """
+        total = CALL_CYCLES if self.cores > 1 else 0.0
+        sections: list[list[tuple[int, int, int]]] = [[]]
+        for k, size in tile:
+            parts = [(k, size, sizes[k] // size)] if sizes[k] >= size else []
+            if sizes[k] % size:
+                parts.append((k, sizes[k] % size, 1))
+            sections = [[*before, part] for before in sections for part in parts]
+        inside = {k for k, _ in tile}
+        outer = [sizes[k] for k in self.parallel if k not in inside]
+        for section in sections:
+            loops = [*outer, *(count for _, _, count in section)]
+            if 0 in loops:
+                continue
+            shape = {k: size for k, size, _ in section}
+            each = self._tile_cycles(sizes, shape, unroll)
+            row = loops[-1] if len(loops) > 1 else 1
+            if divided is None or divided >= len(loops):
+                most = -(-math.prod(loops) // self.cores)
+            else:
+                most = -(-math.prod(loops[:divided]) // self.cores) * math.prod(loops[divided:])
+            total += most * each + (most / row + 1) * ROW_CYCLES
+        return total
+
+    def _tile_cycles(self, sizes: Sequence[int], shape: Mapping[int, int], unroll: Mapping[int, int]) -> float:
+        """Cycles of one register tile on one core."""
+        lanes = math.prod(shape.values())
+        reductions = self.reductions
+        complete = []
+        for k in reversed(reductions):
+            if unroll.get(k, 0) < sizes[k] or k in self.guarded:
+                break
+            complete.append(k)
+        loops = [k for k in reductions if k not in complete]
+        stepped = loops[-1] if loops else None
+        steps = min(unroll.get(stepped, 1), max(sizes[stepped], 1)) if stepped is not None else 1
+        written = math.prod(sizes[k] for k in complete)
+        inner = {k: sizes[k] for k in complete} | ({stepped: steps} if stepped is not None else {})
+
+        once = _Count()
+        body = _Count()
+        for node in self.terms:
+            varies = bool(node.iterators & inner.keys())
+            (body if varies or not reductions else once).add(node, shape, inner, bool(node.iterators & shape.keys()))
+        for node in self.ends:
+            once.add(node, shape, {}, bool(node.iterators & shape.keys()))
+        once.instructions += lanes * self.results * 1.5
+        body.instructions += self.combine * lanes * steps * written
+        body.floats += self.float_combine * lanes * steps * written
+        spilled = max(lanes * len(self.nest.results) + body.registers + once.registers - REGISTERS, 0)
+        body.instructions += 2 * spilled
+
+        total = self._straight(once)
+        if not reductions:
+            return total + self._straight(body) + LOOP_CYCLES
+        outer = math.prod(sizes[k] for k in loops[:-1])
+        if stepped is None:
+            return total + self._straight(body) + LOOP_CYCLES
+        kept = math.prod(self.kept) if self.kept else 1.0
+        count = sizes[stepped]
+        per_step = self._straight(body) / steps
+        passes = count * kept / steps
+        looped = count > steps or stepped in self.guarded
+        run = count * kept * per_step + (passes * LOOP_CYCLES if looped else 0.0)
+        if stepped in self.guarded:
+            run += ENTER_CYCLES + (steps - 1) / 2 * (per_step * 0.3 + LOOP_CYCLES)
+            run += self._border(sizes, shape, stepped, per_step)
+        return total + outer * (run + ENTER_CYCLES) + LOOP_CYCLES
+
+    def _border(self, sizes: Sequence[int], shape: Mapping[int, int], stepped: int, per_step: float) -> float:
+        """Cycles for terms that only some lanes have, per pass of the innermost reduction."""
+        cost = 0.0
+        for guard in self.nest.guards:
+            if not guard.index.coefficient(stepped):
+                continue
+            for k, size in shape.items():
+                if size > 1 and guard.index.coefficient(k):
+                    missing = 1 - _kept(guard, self.nest.extents)
+                    tiles = max(sizes[k] / size, 1.0)
+                    edge = min(2.0 / tiles if missing > 0.02 else 0.0, 1.0) if sizes[stepped] < sizes[k] else 0.5
+                    cost += edge * (12.0 + (size - 1) * (0.35 * per_step + 2.0))
+        return cost
+
+    def _straight(self, count: _Count) -> float:
+        """Cycles of code without loops."""
+        misses = max(count.instructions - CACHE_INSTRUCTIONS, 0.0) * MISS_CYCLES
+        unit = count.floats * self.shared / (SHARED_USE if self.shared > 1 else 1.0)
+        return max(count.instructions + misses, unit) + 0.12 * min(count.instructions, unit) + count.serial * self.cores
+
+
+class _Count:
+    """Instructions of a piece of code."""
+
+    def __init__(self) -> None:
+        self.instructions = self.floats = self.serial = 0.0
+        self.registers = 0.0
+
+    def add(self, node: _Node, shape: Mapping[int, int], inner: Mapping[int, int], varies: bool) -> None:
+        """Count the distinct evaluations of a node in a register tile."""
+        if not varies and not node.iterators & inner.keys():
+            return  # evaluated outside
+        times = float(_distinct(node, shape, inner))
+        self.instructions += times * node.instructions
+        self.floats += times * node.floats
+        self.serial += times * node.serial
+        if node.strides is not None:
+            self.registers += float(_distinct(node, shape, {}))
+
+
+def _distinct(node: _Node, shape: Mapping[int, int], inner: Mapping[int, int]) -> int:
+    """How many different values a node has over a register tile and some steps."""
+    sizes = [(k, size) for k, size in (*shape.items(), *inner.items()) if k in node.iterators and size > 1]
+    if node.strides is None or len(sizes) < 2:
+        return math.prod(size for _, size in sizes)
+    # Iterators that move a read by the same distance meet the same elements: the window of a convolution.
+    spans: dict[int, int] = {}
+    for k, size in sizes:
+        stride = abs(node.strides.get(k, 0)) or -k - 1
+        spans[stride] = spans.get(stride, 1) + size - 1
+    return math.prod(spans.values())
+
+
+def _nodes(roots: Sequence[Expr]) -> list[_Node]:
+    found: list[_Node] = []
+    depends: dict[Expr, frozenset[int]] = {}
+    for node in walk(*roots):
+        iterators = frozenset(i for arg in node.args for i in depends[arg])
+        strides = None
+        if node.op == "read":
+            flat = linear_index(node.attr.value, node.attr.index)
+            iterators, strides = frozenset(flat.iterators()), dict(flat.terms)
+        elif node.op == "index":
+            iterators = frozenset(node.attr.iterators())
+        depends[node] = iterators
+        is_float = bool(node.args) and node.args[0].dtype.is_float and node.op not in _INTEGER
+        serial = _SERIAL.get(node.op, 0.0) if node.dtype.is_float else 0.0
+        instructions = _INSTRUCTIONS.get(node.op, 1.0)
+        if instructions or serial:
+            floats = (instructions / 2 if instructions > 8 else 1.0) if is_float and not serial else 0.0
+            found.append(_Node(iterators, instructions, floats, serial, strides))
+    return found
+
+
+def _kept(guard: Guard, extents: Sequence[int]) -> float:
+    """The part of the box that satisfies a guard, its values taken to be spread evenly over two iterators."""
+    if guard.index.lookups or not guard.index.terms:
+        return 1.0
+    terms = sorted(guard.index.terms, key=lambda term: -extents[term[0]])
+    first, coefficient = terms[0]
+    rest = terms[1] if len(terms) > 1 else (None, 0)
+    inside = points = 0
+    for step in range(min(extents[rest[0]], 64) if rest[0] is not None else 1):
+        base = guard.index.constant + rest[1] * step
+        low, high = guard.lower - base, guard.upper - base
+        if coefficient < 0:
+            low, high = 1 - high, 1 - low
+        low, high = -(-low // abs(coefficient)), -(-high // abs(coefficient))
+        inside += max(min(high, extents[first]) - max(low, 0), 0)
+        points += extents[first]
+    return inside / points if points else 1.0
