@@ -14,7 +14,7 @@ from tilegrad.ir import expr as sc
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.expr import Expr
 from tilegrad.ir.graph import Value
-from tilegrad.ir.types import DType
+from tilegrad.ir.types import DType, Kind
 
 X = Value("x", (4,))
 N = Value("n", (4,), DType.I32)
@@ -154,3 +154,23 @@ def test_rewriting_does_not_simplify() -> None:
     body = X[U] * (X[U + 1] + 1.0)
     rewritten = sc.rewrite(body, lambda node: f32(1.0) if node.op == "read" else node)
     assert rewritten.op == "mul" and rewritten.args[1].op == "add"
+
+
+def test_folding_keeps_bits() -> None:
+    """Arithmetic on constants and selects without a choice go; products with zero and sums with it do not."""
+    x = Value("x", (4,), DType.F32, Kind.INPUT)[Affine.iterator(0)]
+    zero, one = sc.constant(0.0, DType.F32), sc.constant(1.0, DType.F32)
+
+    def with_zero(root: Expr, name: str = "y") -> Expr:
+        def leaf(node: Expr) -> Expr:
+            return zero if node.op == "read" and node.attr.value.name == name else node
+
+        return sc.folded(sc.rewrite(root, leaf))
+
+    y = Value("y", (4,), DType.F32, Kind.INPUT)[Affine.iterator(0)]
+    assert with_zero(sc.select(x > 0.0, y, 0.0)) is zero
+    assert with_zero(y + 1.0) is one
+    assert with_zero(sc.select(y < 1.0, x, one)) is x
+    assert with_zero(sc.cast(sc.cast(y + 2.0, DType.I32), DType.F32)).op == "cast"
+    for root in (x * y, x + y, sc.fma(x, y, 1.0), sc.exp(y), x / y):
+        assert with_zero(root).op == root.op

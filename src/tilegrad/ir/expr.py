@@ -370,7 +370,27 @@ def accesses(*roots: Expr) -> list[Access]:
     return [node.attr for node in walk(*roots) if node.op == "read"]
 
 
-def rewrite(root: Expr, leaf: Callable[[Expr], Expr]) -> Expr:
+#: What replaces a leaf of an expression.
+Leaf = Callable[[Expr], Expr]
+
+
+def folded(root: Expr) -> Expr:
+    """The expression with arithmetic on constants done and selects between equal operands gone; the same bits."""
+    done: dict[int, Expr] = {}
+    for node in walk(root):
+        args = [done[id(arg)] for arg in node.args]
+        if node.op == "select":
+            done[id(node)] = select(*args)
+        elif node.op == "cast":
+            done[id(node)] = cast(args[0], node.dtype)
+        elif node.op in _FOLDABLE:
+            done[id(node)] = unary(node.op, args[0]) if len(args) == 1 else binary(node.op, args[0], args[1])
+        else:
+            done[id(node)] = _make(node.op, tuple(args), node.dtype, node.attr)
+    return done[id(root)]
+
+
+def rewrite(root: Expr, leaf: Leaf) -> Expr:
     """Rebuild an expression with its leaves (``read``, ``index``, ``const``, ``acc``) replaced."""
     done: dict[int, Expr] = {}
     for node in walk(root):

@@ -8,6 +8,7 @@ from tilegrad.transforms.cleanup import eliminate_common, eliminate_dead
 from tilegrad.transforms.epilogue import merge_epilogues
 from tilegrad.transforms.inline import inline_elementwise
 from tilegrad.transforms.siblings import merge_siblings
+from tilegrad.transforms.split import read_through_blocks
 from tilegrad.transforms.units import drop_unit_iterators
 
 
@@ -28,5 +29,6 @@ def transform(graph: Graph, *, optimize: bool = True) -> None:
     inline_elementwise(graph)
     eliminate_common(graph)
     eliminate_dead(graph)
+    read_through_blocks(graph)
     merge_siblings(graph)
     eliminate_dead(graph)
