@@ -11,10 +11,9 @@ CMakeLists.txt, plan.json
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,20 +22,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilegrad.codegen.c_expr import CScope, literals, natural_places
-from tilegrad.codegen.loops import Writer, write_op
+from tilegrad.codegen.c_expr import literals
+from tilegrad.codegen.groups import group_function
+from tilegrad.codegen.kernels import Pointers, kernel_function
+from tilegrad.codegen.symbols import ARENA, PREFIX, arena_symbol, comment_text, declaration, symbol
 from tilegrad.errors import UserError
 from tilegrad.ir.graph import Value
-from tilegrad.ir.printer import format_nest, format_value
-from tilegrad.ir.types import DType, Kind
-from tilegrad.planning.plan import EntryPlan, Kernel, Plan, Storage
+from tilegrad.ir.printer import format_value
+from tilegrad.ir.types import Kind
+from tilegrad.planning.plan import EntryPlan, Plan
 
-PREFIX = "tilegrad"
-ARENA = f"{PREFIX}_arena"
 #: Symbol that tells after init whether the arithmetic is as it must be; 0 if it is.
 FAULTS = f"{PREFIX}_faults"
 #: Kinds that `tilegrad_init` sets back to zero.
 RESET_KINDS = (Kind.GRADIENT, Kind.OPTIMIZER)
+
+
+__all__ = ["ARENA", "FAULTS", "PREFIX", "ProjectInfo", "comment_text", "project_files", "symbol", "write_project"]
 
 
 @dataclass(frozen=True)
@@ -113,37 +115,6 @@ def project_files(plan: Plan, info: ProjectInfo, extra: Mapping[str, str]) -> di
     return files
 
 
-def _symbol(storage: Storage) -> str:
-    return f"{PREFIX}_{storage.name}"
-
-
-def symbol(storage: Storage) -> str:
-    """The C symbol of a static tensor; drivers read and write it by this name."""
-    return _symbol(storage)
-
-
-def _declaration(storage: Storage) -> str:
-    value = storage.persistent
-    assert value is not None
-    return f"{_plain_type(value.dtype)} {_symbol(storage)}[{max(value.size, 1)}]"
-
-
-def _plain_type(dtype: DType) -> str:
-    return {
-        DType.F32: "float",
-        DType.I32: "int32_t",
-        DType.I64: "int64_t",
-        DType.U32: "uint32_t",
-        DType.BOOL: "uint8_t",
-    }[dtype]
-
-
-def comment_text(text: str) -> str:
-    """Text from a model, made safe inside a C comment."""
-    printable = "".join(c if c.isprintable() and ord(c) < 127 else "?" for c in text).replace("\\", "/")
-    return re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", printable)  # comment marks and trigraphs
-
-
 _GROUPS = (
     (Kind.INPUT, "Inputs: fill them before a call."),
     (Kind.OUTPUT, "Outputs."),
@@ -192,7 +163,7 @@ def _header(plan: Plan, info: ProjectInfo) -> str:
         lines.extend(["", f"/* {note} */"])
         for storage in group:
             assert storage.persistent is not None
-            lines.append(f"extern {_declaration(storage)}; /* {comment_text(format_value(storage.persistent))} */")
+            lines.append(f"extern {declaration(storage)}; /* {comment_text(format_value(storage.persistent))} */")
     lines.extend(
         [
             "",
@@ -234,11 +205,15 @@ _ENTRY_NOTES = {
 def _data(plan: Plan) -> str:
     lines = [f'#include "../include/{PREFIX}_model.h"', '#include "tilegrad_support.h"', ""]
     lines.append("/* Temporaries of all entry points; the plan gives every one its range. */")
-    lines.append(f"_Alignas(64) float {ARENA}[{max(plan.arenas[plan.level] // 4, 1)}];")
+    lines.extend(
+        f"{_section(plan, level)}_Alignas(64) {_arena(plan, level, size)};" for level, size in plan.arenas.items()
+    )
     for storage in plan.persistent:
-        lines.extend(["", f"_Alignas(64) {_declaration(storage)}{_initialiser(storage.persistent)};"])
+        place = f"{_section(plan, storage.level)}_Alignas(64)"
+        lines.extend(["", f"{place} {declaration(storage)}{_initialiser(storage.persistent)};"])
     for storage in plan.constants:
-        lines.extend(["", f"_Alignas(64) const {_declaration(storage)}{_initialiser(storage.persistent)};"])
+        place = f"{_section(plan, storage.level)}_Alignas(64)"
+        lines.extend(["", f"{place} const {declaration(storage)}{_initialiser(storage.persistent)};"])
     lines.extend(["", f"uint32_t {FAULTS};", "", f"void {PREFIX}_init(void)", "{"])
     if plan.cores > 1:
         lines.append("    if (TG_CORE != 0) return;")
@@ -246,11 +221,11 @@ def _data(plan: Plan) -> str:
     for storage in plan.persistent:
         assert storage.persistent is not None
         if storage.persistent.kind in RESET_KINDS:
-            lines.append(f"    memset({_symbol(storage)}, 0, sizeof {_symbol(storage)});")
+            lines.append(f"    memset({symbol(storage)}, 0, sizeof {symbol(storage)});")
     lines.extend(["}", "", f"const {PREFIX}_symbol_t {PREFIX}_symbols[] = {{"])
     # C has no arrays without elements: those of empty tensors have one that does not count.
-    sizes = [f"sizeof {_symbol(s)}" if s.bytes else "0" for s in plan.persistent]
-    lines.extend(f'    {{"{_symbol(s)}", {_symbol(s)}, {n}}},' for s, n in zip(plan.persistent, sizes, strict=True))
+    sizes = [f"sizeof {symbol(s)}" if s.bytes else "0" for s in plan.persistent]
+    lines.extend(f'    {{"{symbol(s)}", {symbol(s)}, {n}}},' for s, n in zip(plan.persistent, sizes, strict=True))
     lines.append(f'    {{"{FAULTS}", &{FAULTS}, sizeof {FAULTS}}},')
     lines.extend(["};", f"const uint32_t {PREFIX}_symbol_count = {len(plan.persistent) + 1};", ""])
     lines.append(f"const {PREFIX}_entry_t {PREFIX}_entries[] = {{")
@@ -258,6 +233,15 @@ def _data(plan: Plan) -> str:
     lines.extend(f'    {{"{PREFIX}_{e.name}", {PREFIX}_{e.name}}},' for e in plan.entries)
     lines.extend(["};", f"const uint32_t {PREFIX}_entry_count = {len(plan.entries) + 1};", ""])
     return "\n".join(lines)
+
+
+def _arena(plan: Plan, level: str, size: int) -> str:
+    return f"float {arena_symbol(plan, level)}[{max(-(-size // 4), 1)}]"
+
+
+def _section(plan: Plan, level: str) -> str:
+    """The macro that places an array in a level other than that of the ordinary data."""
+    return "" if level == plan.level else f"TG_IN_{level.upper()} "
 
 
 def _initialiser(value: Value | None) -> str:
@@ -275,104 +259,27 @@ def _bits(array: NDArray[Any]) -> NDArray[np.uint8]:
 def _entry_source(plan: Plan, entry: EntryPlan) -> str:
     constants = [s for s in entry.storages if s.persistent is not None and s.persistent.is_constant]
     lines = [f'#include "../include/{PREFIX}_model.h"', '#include "tilegrad_support.h"', ""]
-    lines.append(f"extern float {ARENA}[{max(plan.arenas[plan.level] // 4, 1)}];")
-    lines.extend(f"extern const {_declaration(storage)};" for storage in constants)
+    lines.extend(f"extern {_arena(plan, level, size)};" for level, size in plan.arenas.items())
+    lines.extend(f"extern const {declaration(storage)};" for storage in constants)
+    pointers = Pointers(plan)
     calls = []
-    for kernel in entry.kernels:
-        if not any(value.size for value in kernel.op.outputs):
-            continue
-        text, call = _kernel(kernel)
-        lines.extend(["", *text])
-        calls.extend([call, "    tg_barrier();"] if plan.cores > 1 else [call])
+    for group in entry.groups:
+        kernels = [kernel for kernel in group.kernels if any(value.size for value in kernel.op.outputs)]
+        for kernel in kernels:
+            lines.extend(["", *kernel_function(kernel, group.loops)])
+        if kernels:
+            text, call = group_function(group, kernels, pointers, plan.cores)
+            lines.extend(["", *text] if text else [])
+            calls.extend(call)
     lines.extend(["", f"void {PREFIX}_{entry.name}(void)", "{", *calls])
     alone = "if (TG_CORE == 0) " if plan.cores > 1 else ""
     for copy in entry.copies:
-        lines.append(f"    {alone}memcpy({_pointer(copy.target, None)}, {_pointer(copy.source, None)}, {copy.bytes});")
+        target, source = pointers.text(copy.target, None), pointers.text(copy.source, None)
+        lines.append(f"    {alone}memcpy({target}, {source}, {copy.bytes});")
     if plan.cores > 1 and entry.copies:
         lines.append("    tg_barrier();")
     lines.extend(["}", ""])
     return "\n".join(lines)
-
-
-def _pointer(storage: Storage, value: Value | None) -> str:
-    """The C expression for a tensor's place."""
-    if storage.offset is None:
-        text = _symbol(storage)
-        home = storage.persistent
-        if value is not None and home is not None and value.dtype is not home.dtype:
-            return f"({value.dtype.c_type} *)(void *){text}"
-        return text
-    text = f"{ARENA} + {storage.offset // 4}"
-    if value is None or value.dtype is DType.F32:
-        return text
-    return f"({value.dtype.c_type} *)(void *)({text})"
-
-
-def _kernel(kernel: Kernel) -> tuple[list[str], str]:
-    """The function of one kernel, and the line that calls it."""
-    outputs = list(kernel.writes)
-    inputs = [value for value in kernel.reads if value not in kernel.writes]
-    names = _argument_names([*inputs, *outputs])
-    aliased = {value for value in [*inputs, *outputs] if (kernel.reads | kernel.writes)[value] in kernel.in_place}
-    parameters, arguments = [], []
-    for value in inputs:
-        restrict = "" if value in aliased else "restrict "
-        parameters.append(f"const {value.dtype.c_type} *{restrict}{names[value]}")
-        arguments.append(_pointer(kernel.reads[value], value))
-    for value in outputs:
-        restrict = "" if value in aliased else "restrict "
-        parameters.append(f"{value.dtype.c_type} *{restrict}{names[value]}")
-        arguments.append(_pointer(kernel.writes[value], value))
-    scope, writer = CScope(natural_places(names)), Writer()
-    write_op(kernel.op, kernel.mappings, scope, writer)
-    comment = [f"/* {comment_text(f'{kernel.op.phase}: {kernel.op.origin}')}"]
-    comment.extend(f"   {comment_text(format_value(value))}" for value in inputs)
-    comment.extend(f"   -> {comment_text(format_value(value))}" for value in outputs)
-    for nest in kernel.op.nests:
-        comment.extend(f"   {comment_text(line)}" for line in format_nest(nest) if len(line) < 200)
-    comment[-1] += " */"
-    head = f"static TG_KERNEL void {kernel.name}("
-    text = [*comment, *_wrap(head, parameters, ")"), "{", *writer.lines, "}"]
-    return text, "\n".join(_wrap(f"    {kernel.name}(", arguments, ");"))
-
-
-def _wrap(head: str, items: Sequence[str], tail: str) -> list[str]:
-    """A parenthesised list, broken where lines grow long."""
-    lines, current = [], head
-    for position, item in enumerate(items):
-        text = item + (", " if position + 1 < len(items) else tail)
-        if len(current) + len(text) > 118 and current != head:
-            lines.append(current.rstrip())
-            current = " " * 8
-        current += text
-    if not items:
-        current += "void" + tail if head.startswith("static") else tail
-    lines.append(current)
-    return lines
-
-
-#: Names of operands that stand as they are: several words, so that no keyword, type or macro of any dialect is among
-#: them, nor a name that the generated code uses itself (i0, t1, acc0_0, row0, tg_max, ...).
-_PLAIN_NAME = re.compile(
-    r"(?!(i|t|v|k|acc|row|tg|tilegrad|static|thread)[0-9]*_)[A-Za-z]+[a-z0-9]*(_[A-Za-z0-9]+)*_[A-Za-z0-9]{2,}"
-)
-
-
-def _argument_names(values: Sequence[Value]) -> dict[Value, str]:
-    """Local names for the operands of a kernel, from the names of the tensors."""
-    names: dict[Value, str] = {}
-    taken: set[str] = set()
-    for value in values:
-        base = re.sub(r"[^A-Za-z0-9]+", "_", value.name).strip("_")[-32:].strip("_")
-        if _PLAIN_NAME.fullmatch(base) is None or base.isupper():
-            base = f"x_{base}".rstrip("_")
-        candidate, count = base, 1
-        while candidate in taken:
-            count += 1
-            candidate = f"{base}_{count}"
-        taken.add(candidate)
-        names[value] = candidate
-    return names
 
 
 def _cmake(plan: Plan, extra: Mapping[str, str]) -> str:

@@ -1,30 +1,37 @@
 """Groups and their tile sizes: which operations share a loop over tiles, along which axes, and in what portions.
 
-Groups grow along the order of the operations. An operation joins where the group with it is estimated to take no
-longer than the group and the operation one after the other: what they exchange then never leaves the fast memory.
-Everything is searched in a fixed order under fixed limits, so the same program gives the same plan.
+A group grows from its first operation along the order of the operations, once for every axis of that operation. An
+operation joins where the group with it is estimated to take no longer than the group and the operation one after the
+other: what they exchange then never leaves the fast memory. The axis under which most is saved wins. Everything is
+searched in a fixed order under fixed limits, so the same program gives the same plan.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tilegrad.ir.graph import StructuredOp
 from tilegrad.planning.axes import Axis, Views, find_axis
 from tilegrad.planning.layout import Layout, Layouts, Setting
 
-#: Operations behind the last one of a group that are looked at for joining it.
+#: Operations that are passed over while a group grows.
 LOOK_AHEAD = 12
-#: Operations of a group; more make the search slow.
-GROUP_LIMIT = 48
+#: Operations of a group.
+GROUP_LIMIT = 64
 #: Numbers of tiles along one axis that are tried.
 TILE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
-#: Axes of the largest operation from which tile loops are made.
+#: Numbers of tiles along each axis where there are several.
+FEW_COUNTS = (1, 2, 4, 7, 8, 14, 16, 32, 64)
+#: Sizes tried below the largest one that fits: smaller tiles overlap better with their transfers.
+SMALLER_SIZES = 3
+#: Axes of an operation from which tile loops are made.
 AXIS_LIMIT = 4
 #: Among layouts within this factor of the quickest one, the one that needs least memory wins.
 TOLERANCE = 1.01
+#: Operations whose tensors have fewer bytes than this are not cut into tiles on their own.
+SMALL_BYTES = 2048
 
 
 @dataclass
@@ -48,13 +55,11 @@ class Grouper:
         views: the views of the graph.
         setting: the machine and its budget.
         buffering: ``single``, ``double`` or ``auto``.
-        fuse: whether groups may have several operations.
     """
 
     views: Views
     setting: Setting
     buffering: str = "auto"
-    fuse: bool = True
     layouts: Layouts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,25 +71,55 @@ class Grouper:
         waiting = list(ops)
         groups: list[Cluster] = []
         while waiting:
-            groups.append(self._grow(waiting))
+            group, waiting = self._next(waiting)
+            groups.append(group)
         return groups
 
-    def _grow(self, waiting: list[StructuredOp]) -> Cluster:
-        """Take a group out of the operations that wait."""
-        first = waiting.pop(0)
-        cluster = Cluster([first], self.alone(first))
+    def _next(self, waiting: list[StructuredOp]) -> tuple[Cluster, list[StructuredOp]]:
+        """The group of the first operation, and the operations that remain."""
+        first = waiting[0]
+        best = Cluster([first], self.alone(first))
+        most, rest = 0.0, waiting[1:]
+        for seeds in self._hypotheses(first):
+            found = self._grow(first, seeds, waiting[1:])
+            if found is None:
+                continue
+            cluster, skipped = found
+            saved = sum(self.alone(op).cycles for op in cluster.ops) - cluster.layout.cycles
+            if saved > most * TOLERANCE:
+                best, most, rest = cluster, saved, skipped
+        if best.layout.loops:
+            final = self._best(best.ops, best.layout.axes, thorough=True)
+            if final is not None and final.cycles <= best.layout.cycles:
+                best = Cluster(best.ops, final)
+        return best, rest
+
+    def _hypotheses(self, op: StructuredOp) -> list[tuple[int, ...]]:
+        """Iterators of an operation whose axes a group may run along: none, one, or those that it needs alone."""
+        found: list[tuple[int, ...]] = [(), *((iterator,) for iterator in self._seeds(op))]
+        alone = tuple(axis.iterators[0, 0][0] for axis in self.alone(op).axes)
+        return found if alone in found else [*found, alone]
+
+    def _grow(
+        self, first: StructuredOp, seeds: tuple[int, ...], waiting: Sequence[StructuredOp]
+    ) -> tuple[Cluster, list[StructuredOp]] | None:
+        """The group that grows along given axes, and what it leaves behind."""
+        axes = self._axes([first], seeds)
+        layout = None if axes is None else self._best([first], axes)
+        if layout is None:
+            return None
+        ops: list[StructuredOp] = [first]
         skipped: list[StructuredOp] = []
-        while self.fuse and waiting and len(cluster.ops) < GROUP_LIMIT and len(skipped) <= LOOK_AHEAD:
-            op = waiting.pop(0)
-            grown = None
-            if self._may_join(op, cluster.ops, skipped):
-                grown = self._joined(cluster, op)
+        for position, op in enumerate(waiting):
+            if len(ops) >= GROUP_LIMIT or len(skipped) > LOOK_AHEAD:
+                skipped.extend(waiting[position:])
+                break
+            grown = self._joined(ops, op, seeds, layout) if self._may_join(op, ops, skipped) else None
             if grown is None:
                 skipped.append(op)
-                continue
-            cluster = grown
-        waiting[:0] = skipped
-        return cluster
+            else:
+                ops, layout = [*ops, op], grown
+        return Cluster(ops, layout), skipped
 
     def _may_join(self, op: StructuredOp, ops: Sequence[StructuredOp], skipped: Sequence[StructuredOp]) -> bool:
         """An operation may join if it exchanges data with the group and waits for nothing that comes later."""
@@ -93,129 +128,116 @@ class Grouper:
             return False
         return any(output in operands for other in ops for output in other.outputs)
 
-    def _joined(self, cluster: Cluster, op: StructuredOp) -> Cluster | None:
-        ops = [*cluster.ops, op]
-        separate = cluster.layout.cycles + self.alone(op).cycles
-        layout = self.search(ops, stop_at=separate)
-        if layout is None or layout.cycles > separate:
+    def _joined(
+        self, ops: Sequence[StructuredOp], op: StructuredOp, seeds: tuple[int, ...], layout: Layout
+    ) -> Layout | None:
+        """The layout of a group with one more operation, where that does not cost more than it alone."""
+        more = [*ops, op]
+        axes = self._axes(more, seeds)
+        if axes is None:
             return None
-        return Cluster(ops, layout)
+        limit = layout.cycles + self.alone(op).cycles
+        found = self._best(more, axes)
+        return found if found is not None and found.cycles <= limit else None
 
     def alone(self, op: StructuredOp) -> Layout:
         """The layout of a group of one operation; where no tile fits, operands stay in their homes."""
         if id(op) not in self._alone:
-            layout = self.search([op])
-            if layout is None:
-                layout = self._in_place([op])
-            self._alone[id(op)] = layout
+            self._alone[id(op)] = self._search_alone(op)
         return self._alone[id(op)]
 
-    def _in_place(self, ops: Sequence[StructuredOp]) -> Layout:
+    def _search_alone(self, op: StructuredOp) -> Layout:
+        best = self._best([op], ())
+        if sum(value.bytes for value in (*op.operands, *op.outputs)) < SMALL_BYTES and best is not None:
+            return best
+        axes = [axis for seed in self._seeds(op) if (axis := self._axes([op], (seed,))) is not None]
+        for alone in axes:
+            best = self._better(best, self._best([op], alone))
+        for count in (2, 3):
+            if best is not None:
+                break
+            for several in itertools.permutations([alone[0] for alone in axes], count):
+                best = self._better(best, self._best([op], several))
+        return best if best is not None else self._at_home([op])
+
+    def _at_home(self, ops: Sequence[StructuredOp]) -> Layout:
         """One tile without copies: the largest operands stay at home, one after the other, until the rest fits."""
         values = [value for op in ops for value in (*op.operands, *op.outputs)]
         order = sorted(dict.fromkeys(values), key=lambda value: -value.bytes)
         for count in range(len(order) + 1):
             layout = self.layouts.layout(ops, (), (), overlap=False, direct=frozenset(order[:count]))
             if layout.need <= self.setting.budget:
-                return layout
+                break
         return layout
 
-    def search(self, ops: Sequence[StructuredOp], stop_at: float = float("inf")) -> Layout | None:
-        """The quickest layout that fits, or None.
+    def _seeds(self, op: StructuredOp) -> list[int]:
+        """Iterators that may be cut: parallel ones first, longer ones first."""
+        if not op.nests or 0 in op.nests[0].extents:
+            return []
+        nest = op.nests[0]
+        order = sorted(range(len(nest.extents)), key=lambda k: (k >= nest.parallel, -nest.extents[k], k))
+        return [k for k in order if nest.extents[k] > 1 and self._axes([op], (k,)) is not None][:AXIS_LIMIT]
 
-        Args:
-            ops: the operations of the group.
-            stop_at: layouts that take longer are not wanted.
-        """
+    def _axes(self, ops: Sequence[StructuredOp], seeds: tuple[int, ...]) -> tuple[Axis, ...] | None:
+        found = []
+        for iterator in seeds:
+            axis = find_axis(ops, self.views, ((0, 0), iterator))
+            if axis is None or axis.extent <= 1:
+                return None
+            found.append(axis)
+        return tuple(found) if _legal(found) else None
+
+    # Tile sizes
+
+    def _best(self, ops: Sequence[StructuredOp], axes: Sequence[Axis], *, thorough: bool = False) -> Layout | None:
+        """The best layout along given axes that fits, or None."""
+        if not _legal(axes):
+            return None
+        if not axes:
+            return self._fitting(self.layouts.layout(ops, (), (), overlap=False))
         best: Layout | None = None
-        whole = self._candidates(ops, (), ())
-        for layout in whole:
-            best = self._better(best, layout)
-        axes = self.axes(ops)
-        for axis in axes:
-            for step in _steps(axis.extent):
-                for layout in self._candidates(ops, (axis,), (step,)):
+        for overlap in _modes(self.buffering):
+            for outer in itertools.product(*(_steps(axis.extent, FEW_COUNTS) for axis in axes[:-1])):
+                found = 0
+                for step in _steps(axes[-1].extent, TILE_COUNTS):
+                    steps = (*outer, step)
+                    if all(s >= axis.extent for s, axis in zip(steps, axes, strict=True)):
+                        continue
+                    layout = self._fitting(self.layouts.layout(ops, axes, steps, overlap=overlap))
                     best = self._better(best, layout)
-        if best is None or best.cycles > stop_at:
-            for pair in itertools.permutations(axes, 2):
-                best = self._pairs(ops, pair, best)
-        if best is None and len(axes) > 2:
-            for triple in itertools.permutations(axes, 3):
-                for steps in itertools.product(*(_few_steps(axis.extent) for axis in triple)):
-                    for layout in self._candidates(ops, triple, steps):
-                        best = self._better(best, layout)
+                    found += layout is not None
+                    if found > SMALLER_SIZES and not thorough:
+                        break
         return best
 
-    def _pairs(self, ops: Sequence[StructuredOp], pair: Sequence[Axis], best: Layout | None) -> Layout | None:
-        if not _legal(pair):
-            return best
-        for outer in _few_steps(pair[0].extent):
-            for inner in _few_steps(pair[1].extent):
-                for layout in self._candidates(ops, pair, (outer, inner)):
-                    best = self._better(best, layout)
-        return best
+    def _fitting(self, layout: Layout) -> Layout | None:
+        return layout if layout.need <= self.setting.budget else None
 
-    def _better(self, best: Layout | None, layout: Layout) -> Layout | None:
-        if layout.need > self.setting.budget:
-            return best
-        if best is None or layout.cycles * TOLERANCE < best.cycles:
+    def _better(self, best: Layout | None, layout: Layout | None) -> Layout | None:
+        if best is None or layout is None:
+            return best or layout
+        if layout.cycles * TOLERANCE < best.cycles:
             return layout
         if layout.cycles <= best.cycles * TOLERANCE and layout.need < best.need:
             return layout
         return best
 
-    def _candidates(
-        self, ops: Sequence[StructuredOp], axes: Sequence[Axis], steps: Sequence[int]
-    ) -> Iterator[Layout]:  # fmt: skip
-        if not _legal(axes):
-            return
-        single = all(step >= axis.extent for axis, step in zip(axes, steps, strict=True))
-        if axes and single:
-            return
-        if self.buffering != "double" or single:
-            yield self.layouts.layout(ops, axes, steps, overlap=False)
-        if self.buffering != "single" and not single:
-            yield self.layouts.layout(ops, axes, steps, overlap=True)
 
-    def axes(self, ops: Sequence[StructuredOp]) -> list[Axis]:
-        """The axes that a group may be cut along, from the iterators of its largest operation."""
-        largest = max(range(len(ops)), key=lambda k: sum(nest.points for nest in ops[k].nests))
-        nest = ops[largest].nests[0] if ops[largest].nests else None
-        if nest is None or 0 in nest.extents:
-            return []
-        order = sorted(range(len(nest.extents)), key=lambda k: (k >= nest.parallel, -nest.extents[k], k))
-        found: list[Axis] = []
-        for iterator in order:
-            if nest.extents[iterator] > 1:
-                axis = find_axis(ops, self.views, ((largest, 0), iterator))
-                if axis is not None and axis.extent > 1:
-                    found.append(axis)
-        return found[:AXIS_LIMIT]
+def _modes(buffering: str) -> tuple[bool, ...]:
+    return {"single": (False,), "double": (True,), "auto": (True, False)}[buffering]
 
 
 def _legal(axes: Sequence[Axis]) -> bool:
-    """Loops that cut sums are innermost, one at most for each sum, so that a sum runs over consecutive tiles."""
-    cut: set[int] = set()
-    for axis in axes:
-        if cut - axis.cuts or cut & axis.cuts:
-            return False
-        cut |= axis.cuts
-    return _distinct(axes)
+    """No iterator is cut twice, and a loop that cuts sums is the innermost, so that sums run over consecutive tiles."""
+    if any(axis.cuts for axis in axes[:-1]):
+        return False
+    return not any(
+        a.iterators[place][0] == b.iterators[place][0]
+        for a, b in itertools.combinations(axes, 2)
+        for place in a.iterators
+    )
 
 
-def _distinct(axes: Sequence[Axis]) -> bool:
-    """No iterator is cut by two loops."""
-    for a, b in itertools.combinations(axes, 2):
-        if any(a.iterators[place][0] == b.iterators[place][0] for place in a.iterators):
-            return False
-    return True
-
-
-def _steps(extent: int) -> list[int]:
+def _steps(extent: int, counts: Sequence[int]) -> list[int]:
     """Tile sizes worth trying, largest first: those that divide an axis into a given number of tiles evenly."""
-    return sorted({-(-extent // count) for count in TILE_COUNTS if count <= extent} | {1}, reverse=True)
-
-
-def _few_steps(extent: int) -> list[int]:
-    counts = [count for count in (1, 2, 4, 7, 8, 14, 16, 32, 64) if count <= extent]
-    return sorted({-(-extent // count) for count in counts} | {1}, reverse=True)
+    return sorted({-(-extent // count) for count in counts if count <= extent} | {1}, reverse=True)

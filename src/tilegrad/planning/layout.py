@@ -75,6 +75,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What one operation needs in a tile.
+
+    Attributes:
+        ranges: for every nest the range of every iterator.
+        mappings: for every nest the structure of its loops.
+        reads: the part of every tensor that a read touches, and how often it loads an element.
+        cycles: estimated cycles over all tiles.
+    """
+
+    ranges: tuple[tuple[Span, ...], ...]
+    mappings: tuple[Mapping, ...]
+    reads: tuple[tuple[Value, tuple[Span, ...], int], ...]
+    cycles: float
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a group's layout is computed for.
 
@@ -154,6 +171,7 @@ class Layouts:
     def __init__(self, views: Views, setting: Setting) -> None:
         self.views, self.setting = views, setting
         self._accesses: dict[int, list[Access]] = {}
+        self._footprints: dict[tuple[object, ...], Footprint] = {}
         self._mappings: dict[tuple[int, tuple[int, ...]], Mapping] = {}
         self._cycles: dict[tuple[int, tuple[int, ...], Mapping], float] = {}
         self._keep: list[object] = []  # ids stay unique while the objects live
@@ -165,24 +183,60 @@ class Layouts:
         """The layout of a group for given axes and tile sizes."""
         loops = tuple(TileLoop(axis.extent, min(step, axis.extent)) for axis, step in zip(axes, steps, strict=True))
         tiles = math.prod(loop.count for loop in loops)
-        ranges = {
-            (k, n): _ranges(nest, [axis.iterators[k, n] for axis in axes])
+        prints = [
+            self._footprint(
+                op, tuple(tuple(axis.iterators[k, n] for axis in axes) for n in range(len(op.nests))), loops
+            )
             for k, op in enumerate(ops)
-            for n, nest in enumerate(op.nests)
-        }
+        ]
+        ranges = {(k, n): spans for k, found in enumerate(prints) for n, spans in enumerate(found.ranges)}
+        mappings = {(k, n): mapping for k, found in enumerate(prints) for n, mapping in enumerate(found.mappings)}
         outputs = self._outputs(ops, axes, loops)
         needed = self.needed(ops)
-        inputs = self._inputs(ops, ranges, loops, outputs)
+        inputs = self._inputs(prints, loops, outputs)
         for part in inputs.values():
             part.direct = self._is_direct(part, loops, part.value in direct)
-        layout = Layout(ops, tuple(axes), loops, overlap and tiles > 1, ranges, inputs, outputs, needed, {}, 0, 0.0, {})
+        layout = Layout(
+            ops, tuple(axes), loops, overlap and tiles > 1, ranges, inputs, outputs, needed, {}, 0, 0.0, mappings
+        )
         layout.forced = direct
         for value, part in outputs.items():
             part.direct = value in self.setting.resident or (value in direct and value in needed)
         layout.shared = self._share(layout)
         layout.need = lower_bound([buffer for _, buffer in self.buffers(layout)])
-        self._estimate(layout)
+        self._estimate(layout, sum(found.cycles for found in prints))
         return layout
+
+    def _footprint(
+        self, op: StructuredOp, tiled: tuple[tuple[tuple[int, int], ...], ...], loops: tuple[TileLoop, ...]
+    ) -> Footprint:
+        """What one operation needs of its operands, and its cycles over all tiles."""
+        key = (id(op), tiled, loops)
+        if key not in self._footprints:
+            ranges = tuple(_ranges(nest, cut) for nest, cut in zip(op.nests, tiled, strict=True))
+            reads = []
+            for access in self.accesses(op):
+                spans = [Span.whole(extent) for extent in access.value.shape]
+                for axis, row in enumerate(access.index or ()):
+                    spans[axis] = image(row, ranges[access.nest], spans[axis].extent) or spans[axis]
+                reads.append((access.value, tuple(spans), access.loads))
+            mappings, cycles = [], 0.0
+            for nest, box in zip(op.nests, ranges, strict=True):
+                mappings.append(self._mapping(nest, tuple(span.size(loops) for span in box)))
+                cycles += self._compute(nest, box, mappings[-1], loops)
+            self._footprints[key] = Footprint(ranges, tuple(mappings), tuple(reads), cycles)
+        return self._footprints[key]
+
+    def _compute(self, nest: Nest, spans: Sequence[Span], mapping: Mapping, loops: Sequence[TileLoop]) -> float:
+        """Cycles of a nest over all tiles; the last tile of a loop may be smaller."""
+        cycles = 0.0
+        variants = [[(loop.step, loop.extent // loop.step), (loop.extent % loop.step, 1)] for loop in loops]
+        for variant in itertools.product(*variants):
+            times = math.prod(count for _, count in variant)
+            if times and all(size for size, _ in variant):
+                tile = [TileLoop(size, size) for size, _ in variant]
+                cycles += times * self._nest_cycles(nest, tuple(span.size(tile) for span in spans), mapping)
+        return cycles
 
     def untiled(self, ops: Sequence[StructuredOp]) -> Layout:
         """One tile in which the kernels work on the homes of all tensors."""
@@ -234,30 +288,23 @@ class Layouts:
         return _part(value, spans, loops)
 
     def _inputs(
-        self,
-        ops: Sequence[StructuredOp],
-        ranges: dict[tuple[int, int], tuple[Span, ...]],
-        loops: Sequence[TileLoop],
-        outputs: dict[Value, Part],
+        self, prints: Sequence[Footprint], loops: Sequence[TileLoop], outputs: dict[Value, Part]
     ) -> dict[Value, Part]:
-        found: dict[Value, tuple[list[Span], int, dict[int, None]]] = {}
-        for k, op in enumerate(ops):
-            for access in self.accesses(op):
-                value = access.value
+        found: dict[Value, tuple[Sequence[Span], int, dict[int, None]]] = {}
+        hull: Sequence[Span]
+        for k, footprint in enumerate(prints):
+            for value, spans, loads in footprint.reads:
                 if self.views.root(value) in outputs:
                     continue
-                spans = [Span.whole(extent) for extent in value.shape]
-                for axis, row in enumerate(access.index or ()):
-                    spans[axis] = image(row, ranges[k, access.nest], spans[axis].extent) or spans[axis]
                 if value in found:
-                    before, loads, readers = found[value]
-                    spans = [_hull(a, b) for a, b in zip(before, spans, strict=True)]
-                    found[value] = (spans, loads + access.loads, readers | {k: None})
+                    before, others, readers = found[value]
+                    hull = [_hull(a, b) for a, b in zip(before, spans, strict=True)]
+                    found[value] = (hull, others + loads, readers | {k: None})
                 else:
-                    found[value] = (spans, access.loads, {k: None})
+                    found[value] = (spans, loads, {k: None})
         parts = {}
-        for value, (spans, loads, readers) in found.items():
-            parts[value] = _part(value, spans, loops)
+        for value, (hull, loads, readers) in found.items():
+            parts[value] = _part(value, hull, loops)
             parts[value].loads, parts[value].readers = loads, list(readers)
         return parts
 
@@ -390,23 +437,8 @@ class Layouts:
             return 0.0
         return times * (home.dma_setup_cycles + part.bytes / home.dma_bytes_per_cycle + LINE_CYCLES * (lines - 1))
 
-    def _estimate(self, layout: Layout) -> None:
+    def _estimate(self, layout: Layout, compute: float) -> None:
         target = self.setting.target
-        compute = 0.0
-        sizes = [[(loop.step, loop.extent // loop.step), (loop.extent % loop.step, 1)] for loop in layout.loops]
-        for k, op in enumerate(layout.ops):
-            for n, nest in enumerate(op.nests):
-                spans = layout.ranges[k, n]
-                most = tuple(span.size(layout.loops) for span in spans)
-                mapping = self._mapping(nest, most)
-                layout.mappings[k, n] = mapping
-                for variant in itertools.product(*sizes):
-                    times = math.prod(count for size, count in variant if size) if all(s for s, _ in variant) else 0
-                    if not times:
-                        continue
-                    loops = [TileLoop(size, size) for size, _ in variant]
-                    small = tuple(min(span.size(loops), size) for span, size in zip(spans, most, strict=True))
-                    compute += times * self._nest_cycles(nest, small, mapping)
         home, fast = self.setting.home, self.setting.fast
         transfers = 0.0
         issues = 0

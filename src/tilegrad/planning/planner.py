@@ -104,7 +104,7 @@ def _plan_entry(
     fast, home = target.mapped_memories[0], target.mapped_memories[-1]
     budget = (fast.capacity or 0) - target.reserved.get(fast.name, 0)
     setting = Setting(target, fast, budget, home, readers, kept, plain=options.plain)
-    grouper = Grouper(views, setting, options.buffering, fuse=not options.plain)
+    grouper = Grouper(views, setting, options.buffering)
     tiled = options.tiled and not options.plain and fast is not home
     resident: dict[Value, None] = {}
     if tiled:
