@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cli_harness import invoke, refused
 
-from tilegrad.planning.plan import Kernel
-from tilegrad.report import observe
+from tilegrad.planning.plan import Plan
+from tilegrad.report import guard
 from tilegrad.simulator import Region
 from tilegrad.simulator.elf import Image
 
@@ -73,16 +73,18 @@ def test_profile_trace_and_guard_of_a_run(tmp_path: Path) -> None:
 
 def test_a_kernel_that_leaves_its_buffer_ends_a_guarded_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan that the guard knows gives a buffer one element less than the code uses."""
-    regions = observe._regions
+    regions = guard.regions
 
-    def less(kernel: Kernel, image: Image) -> list[Region]:
-        found = regions(kernel, image)
-        return [
-            replace(region, size=region.size - 4) if region.buffer == "parameter_head_bias" else region
-            for region in found
-        ]
+    def less(plan: Plan, image: Image) -> dict[str, list[Region]]:
+        return {
+            kernel: [
+                replace(region, size=region.size - 4) if region.buffer == "parameter_head_bias" else region
+                for region in found
+            ]
+            for kernel, found in regions(plan, image).items()
+        }
 
-    monkeypatch.setattr(observe, "_regions", less)
+    monkeypatch.setattr(guard, "regions", less)
     assert invoke("train", "mlp", "--target", "siracusa", "--steps", 1).exit_code == 0
     result = invoke("train", "mlp", "--target", "siracusa", "--steps", 1, "--guard")
     refused(result, "offset 36 of its buffer 'parameter_head_bias', which has 36 bytes")

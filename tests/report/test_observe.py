@@ -11,7 +11,8 @@ import pytest
 
 import tilegrad as tg
 from tilegrad.models import build_model, synthetic_data
-from tilegrad.report.observe import IMBALANCE, guarded, record_step
+from tilegrad.report.guard import guarded
+from tilegrad.report.observe import IMBALANCE, UNITS, record_step
 from tilegrad.report.profile import kernel_table, phase_table, profile_json
 
 
@@ -89,6 +90,7 @@ def test_the_kernels_of_speechnet_keep_to_their_buffers_and_watching_changes_not
     for kernel in profile.kernels:
         assert sum(kernel.losses.values()) <= kernel.core_cycles == kernel.cycles * 8
         assert kernel.losses[IMBALANCE] >= 0
+        assert tuple(kernel.spent) == UNITS and sum(kernel.spent.values()) == kernel.core_cycles, kernel
     trace = json.loads((tmp_path / "trace.json").read_text())
     shown = {(event["name"], event["tid"]) for event in trace["traceEvents"] if event.get("cat") == "kernel"}
     assert shown == {(kernel.name, core) for kernel in profile.kernels for core in range(8)}

@@ -143,7 +143,8 @@ def train(request: Request, *, steps: int, data: str | None, progress: Progress)
         TileGradError: whatever goes wrong on the way; a comparison that fails is no error.
     """
     from tilegrad.cli.samples import make_samples
-    from tilegrad.report.observe import guarded, record_step
+    from tilegrad.report.guard import guarded
+    from tilegrad.report.observe import record_step
     from tilegrad.verification import verify
 
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Watching a program on a simulated machine: guarded kernels, a trace, a profile by kernel."""
+"""Watching a program on a simulated machine: a trace, and a profile by kernel."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tilegrad.codegen.project import ARENA, PREFIX, symbol
 from tilegrad.errors import RunError
+from tilegrad.report.guard import entry_symbols, present, set_guard
 from tilegrad.report.timeline import Execution, Timeline, read_trace
 from tilegrad.report.work import PASSES, multiply_adds
-from tilegrad.simulator import Access, Region
 from tilegrad.simulator.library import STALL_KINDS
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from tilegrad.simulator.machine import FunctionProfile
     from tilegrad.targets import Session
 
-#: Symbol that holds the stacks of all cores, in the run-time code of simulated targets.
-STACKS = "tilegrad_stacks"
 #: What cores lose that are done with a kernel before the last one is.
 IMBALANCE = "imbalance"
 #: What a core's cycle can be spent on: float arithmetic and waiting for its units, loads and stores with their
@@ -109,13 +106,11 @@ class StepProfile:
     Attributes:
         cycles: of the whole step: passes and optimizer.
         kernels: in execution order; those that did not run are left out.
-        entries: C symbols of the entry points that ran, in order.
-        timeline: calls of the kernels and entry points on every core, and what the DMA moved.
+        timeline: calls of the kernels (and with a guard of what moves their data) on every core, and the DMA's work.
     """
 
     cycles: int
     kernels: tuple[KernelProfile, ...]
-    entries: tuple[str, ...]
     timeline: Timeline
 
     @property
@@ -125,27 +120,6 @@ class StepProfile:
         for kernel in self.kernels:
             found[kernel.phase] = found.get(kernel.phase, 0) + kernel.cycles
         return found | {"between kernels": self.cycles - sum(found.values())}
-
-
-def guarded(build: Build) -> None:
-    """Check every access that a kernel makes in later runs of the build against the plan.
-
-    A run in which a kernel touches what is not its own raises `RunError`, which names the kernel and the buffer.
-    """
-
-    @contextlib.contextmanager
-    def observe(session: Session) -> Iterator[None]:
-        set_guard(session.simulator, build.plan)
-        yield
-
-    build.observe = observe
-
-
-def set_guard(simulator: Simulator, plan: Plan) -> None:
-    """Guard the kernels of a plan on a machine with its program."""
-    image = simulator.image
-    tables = {kernel.name: _regions(kernel, image) for kernel in _kernels(plan, image)}
-    simulator.guard(tables, _common(plan, image))
 
 
 def record_step(
@@ -174,7 +148,7 @@ def record_step(
         if guard:
             set_guard(simulator, build.plan)
         else:
-            simulator.kernels(_functions(build.plan, simulator.image))
+            simulator.kernels(_functions(build.plan, simulator.image), entry_symbols(build.plan))
         simulator.trace()
         simulator.profile()
         yield
@@ -188,15 +162,9 @@ def record_step(
         build.observe = before
     cycles = (run.train_cycles or 0) + (run.opt_cycles or 0)
     ran = dict.fromkeys(execution.function for execution in timeline.executions)
-    entries = tuple(name for entry in build.plan.entries if (name := entry_symbol(entry)) in ran)
     inside = timeline.of(name for name in ran if name in kernels).executions
-    order = [kernel for kernel in kernels.values() if kernel.name in ran]
-    return StepProfile(cycles, tuple(_profiles(build, order, inside, functions, cycles)), entries, timeline)
-
-
-def entry_symbol(entry: EntryPlan) -> str:
-    """The C function of an entry point."""
-    return f"{PREFIX}_{entry.name}"
+    order = [kernel for name, kernel in kernels.items() if name in ran]
+    return StepProfile(cycles, tuple(_profiles(build, order, inside, functions, cycles)), timeline)
 
 
 def _timeline(simulator: Simulator, trace: Path | None) -> Timeline:
@@ -255,45 +223,5 @@ def _calls(name: str, by_core: Mapping[int, list[Execution]]) -> list[tuple[Exec
 
 
 def _functions(plan: Plan, image: Image) -> list[str]:
-    """What is watched: the kernels and the entry points."""
-    return [kernel.name for kernel in _kernels(plan, image)] + [entry_symbol(entry) for entry in plan.entries]
-
-
-def _kernels(plan: Plan, image: Image) -> list[Kernel]:
-    """The kernels that are in the program: those whose outputs have no elements are not."""
-    return [kernel for entry in plan.entries for kernel in entry.kernels if kernel.name in image.symbols]
-
-
-def _regions(kernel: Kernel, image: Image) -> list[Region]:
-    """What a kernel may touch: the tensors it reads, and for reading and writing those it writes."""
-    found: dict[str, Region] = {}
-    operands = [(value, storage, Access.READ) for value, storage in kernel.reads.items()]
-    operands += [(value, storage, Access.BOTH) for value, storage in kernel.writes.items()]
-    for value, storage, access in operands:
-        if storage.offset is None:
-            address = image.symbols[symbol(storage)].address
-        else:
-            address = image.symbols[ARENA].address + storage.offset
-        other = found.get(storage.name)
-        size = max(value.bytes, other.size if other else 0)
-        found[storage.name] = Region(storage.name, address, size, access | (other.access if other else access))
-    return list(found.values())
-
-
-def _common(plan: Plan, image: Image) -> list[Region]:
-    """What every kernel may touch: the stacks, and the literals beside the code, but no constant of the plan."""
-    stacks = image.symbols[STACKS]
-    found = [Region("stacks", stacks.address, stacks.size, Access.BOTH)]
-    own = sorted(
-        (place.address, place.address + place.size) for s in plan.constants for place in [image.symbols[symbol(s)]]
-    )
-    for segment in image.segments:
-        if not segment.executable:
-            continue
-        begin, end = segment.address, segment.address + len(segment.data)
-        for first, last in own:
-            if begin <= first < end:
-                found.append(Region("literals", begin, first - begin, Access.READ))
-                begin = last
-        found.append(Region("literals", begin, end - begin, Access.READ))
-    return found
+    """What is watched: the kernels."""
+    return [kernel.name for entry in plan.entries for kernel in present(entry, image)]
