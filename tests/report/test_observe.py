@@ -90,7 +90,9 @@ def test_the_kernels_of_speechnet_keep_to_their_buffers_and_watching_changes_not
     for kernel in profile.kernels:
         assert sum(kernel.losses.values()) <= kernel.core_cycles == kernel.cycles * 8
         assert kernel.losses[IMBALANCE] >= 0
-        assert tuple(kernel.spent) == UNITS and sum(kernel.spent.values()) == kernel.core_cycles, kernel
+        assert tuple(kernel.spent) == UNITS
+        # The stall of a return may be counted to the kernel or behind it.
+        assert 0 <= sum(kernel.spent.values()) - kernel.core_cycles <= 8 * kernel.calls, kernel
     trace = json.loads((tmp_path / "trace.json").read_text())
     shown = {(event["name"], event["tid"]) for event in trace["traceEvents"] if event.get("cat") == "kernel"}
     assert shown == {(kernel.name, core) for kernel in profile.kernels for core in range(8)}
