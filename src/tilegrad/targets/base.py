@@ -88,8 +88,11 @@ class Session(ABC):
         entries: names of the entry points that can be called.
         seconds: time spent inside entry points since the session began.
         cycles: cycles spent inside entry points, or None where the target has no cycle counter.
+        deferred: whether `transact` gives results that are computed when they are looked at, all that are due
+            together, so that it pays to look at them late.
     """
 
+    deferred: bool = False
     symbols: Mapping[str, int]
     entries: Sequence[str]
     seconds: float
@@ -279,6 +282,8 @@ class Target(ABC):
         multiply_adds_per_cycle: most fused multiply-adds that the whole machine starts in one cycle, or None where
             that is not known.
         simulated: whether programs run on the simulator, so that sessions have `Session.simulator`.
+        runners: names of what can run programs, where there is a choice.
+        runner: the one chosen, or nothing where there is no choice.
     """
 
     name: str
@@ -293,6 +298,8 @@ class Target(ABC):
     most_cores: int | None = None
     multiply_adds_per_cycle: float | None = None
     simulated: bool = False
+    runners: tuple[str, ...] = ()
+    runner: str = ""
 
     def __post_init__(self) -> None:
         names = [memory.name for memory in self.memories]
@@ -352,6 +359,17 @@ class Target(ABC):
         if not 1 <= cores <= most:
             raise UserError(f"target {self.name!r} has 1 to {most} cores, not {cores}")
         return replace(self, cores=cores)
+
+    def with_runner(self, name: str) -> Self:
+        """The same target with another runner for its programs.
+
+        Raises:
+            UserError: the target has no such runner.
+        """
+        if name not in self.runners:
+            known = f"its runners are {', '.join(self.runners)}" if self.runners else "its programs run in one way only"
+            raise UserError(f"target {self.name!r} has no runner {name!r}: {known}")
+        return replace(self, runner=name)
 
     def project_files(self) -> Mapping[str, str]:
         """Files that this target adds to a generated project: path in the project to text, in a fixed order."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilegrad.errors import RunError
+from tilegrad.simulator.elf import Image
 
 _HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
 _SECTION = struct.Struct("<IIIIIIIIII")
 _NO_BITS = 8
+_LONGEST_NAME = 256
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def program_sizes(executable: Path) -> Sizes:
     Raises:
         RunError: the file cannot be read or is damaged.
     """
-    sections = read_sections(_contents(executable))
+    sections = read_sections(program_bytes(executable))
 
     def size(*names: str) -> int:
         return sum(sections[name].size for name in names if name in sections)
@@ -86,14 +89,92 @@ def section_bytes(executable: Path, name: str) -> tuple[int, bytes]:
     Raises:
         RunError: the file cannot be read or is damaged.
     """
-    data = _contents(executable)
+    data = program_bytes(executable)
     section = read_sections(data).get(name)
     if section is None or not section.has_bits:
         return 0, b""
     return section.address, data[section.offset : section.offset + section.size]
 
 
-def _contents(executable: Path) -> bytes:
+def data_symbols(image: Image) -> dict[str, int]:
+    """Size in bytes of every variable that a session may write and read, by name."""
+    return {
+        symbol.name: symbol.size
+        for symbol in image.symbols.values()
+        if symbol.name.startswith("tilegrad_") and symbol.size and not symbol.is_function
+    }
+
+
+def entry_points(image: Image, read: Callable[[int, int], bytes]) -> dict[str, int]:
+    """The functions of the program's table of entry points by name.
+
+    Args:
+        image: the program.
+        read: gives a number of bytes at an address.
+
+    Raises:
+        RunError: the program has no such table.
+    """
+    rows = _table(image, read, "tilegrad_entries", "tilegrad_entry_count", 2)
+    return {_text(read, name): function for name, function in rows}
+
+
+def tensor_names(image: Image, read: Callable[[int, int], bytes]) -> list[str]:
+    """The names in the program's table of tensors: what is worth reading when a run ends.
+
+    Args:
+        image: the program.
+        read: gives a number of bytes at an address.
+
+    Raises:
+        RunError: the program has no such table.
+    """
+    rows = _table(image, read, "tilegrad_symbols", "tilegrad_symbol_count", 3)
+    return [_text(read, name) for name, _, _ in rows]
+
+
+def _table(
+    image: Image, read: Callable[[int, int], bytes], table: str, count: str, words: int
+) -> list[tuple[int, ...]]:
+    if table not in image.symbols or count not in image.symbols:
+        raise RunError(f"the program has no {table}: build it again")
+    (rows,) = struct.unpack("<I", read(image.symbols[count].address, 4))
+    data = read(image.symbols[table].address, 4 * words * rows)
+    return list(struct.iter_unpack(f"<{words}I", data))
+
+
+def _text(read: Callable[[int, int], bytes], address: int) -> str:
+    return read(address, _LONGEST_NAME).split(b"\0", 1)[0].decode()
+
+
+def offset_of(program: bytes, address: int) -> int:
+    """Where a program's file holds the byte of an address.
+
+    Raises:
+        RunError: nowhere.
+    """
+    for section in read_sections(program).values():
+        if section.has_bits and section.address and section.address <= address < section.address + section.size:
+            return section.offset + address - section.address
+    raise RunError(f"the program's file has no place for the data at {address:#010x}: build it again")
+
+
+def bytes_at(program: bytes, address: int, size: int) -> bytes:
+    """Bytes of an address in a program's file, fewer at its end.
+
+    Raises:
+        RunError: the file has none there.
+    """
+    start = offset_of(program, address)
+    return program[start : start + size]
+
+
+def program_bytes(executable: Path) -> bytes:
+    """A program's file.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     try:
         return executable.read_bytes()
     except OSError as error:

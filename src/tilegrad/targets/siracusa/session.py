@@ -13,10 +13,9 @@ import numpy.typing as npt
 from tilegrad.simulator.elf import Image, read_elf
 from tilegrad.simulator.machine import Simulator
 from tilegrad.targets.base import Array, Progress, Session, require_entry, require_symbol
-from tilegrad.targets.siracusa.image import section_bytes
+from tilegrad.targets.siracusa.image import data_symbols, entry_points, section_bytes
 
 _IDLE = "tilegrad_idle"
-_LONGEST_NAME = 256
 
 
 class ClusterSession(Session):
@@ -36,23 +35,11 @@ class ClusterSession(Session):
             self._machine.write(address, contents)
         self._machine.breakpoint(_IDLE)
         self.output = self._machine.run().output
-        self.symbols = {
-            symbol.name: symbol.size
-            for symbol in image.symbols.values()
-            if symbol.name.startswith("tilegrad_") and symbol.size and not symbol.is_function
-        }
-        self._entry_points = self._read_entries()
+        self.symbols = data_symbols(image)
+        self._entry_points = entry_points(image, self._machine.read_bytes)
         self.entries = list(self._entry_points)
         self.seconds = 0.0
         self.cycles = 0
-
-    def _read_entries(self) -> dict[str, int]:
-        count = int(self._machine.read("tilegrad_entry_count", "<u4", ()))
-        table = self._machine.read("tilegrad_entries", "<u4", (count, 2)).tolist()
-        return {self._text(name): int(function) for name, function in table}
-
-    def _text(self, address: int) -> str:
-        return self._machine.read_bytes(address, _LONGEST_NAME).split(b"\0", 1)[0].decode()
 
     @property
     def simulator(self) -> Simulator:

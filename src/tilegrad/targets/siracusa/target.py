@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 from tilegrad.errors import ToolchainError, UserError
-from tilegrad.targets.base import Memory, Program, Progress, Target
+from tilegrad.targets.base import Memory, Program, Progress, Session, Target
 from tilegrad.targets.cache import BuildCache, digest
 from tilegrad.targets.cbuild import Recipe, build_program
+from tilegrad.targets.siracusa.batch_session import BatchSession
+from tilegrad.targets.siracusa.gvsoc import find_gvsoc, run_on_gvsoc
 from tilegrad.targets.siracusa.image import program_sizes
 from tilegrad.targets.siracusa.session import ClusterSession
 from tilegrad.targets.siracusa.toolchain import find_cross_compiler
 
 RUNTIME = Path(__file__).parent / "runtime"
-SOURCES = ("runtime.c", "memory.c")
+SOURCES = ("runtime.c", "batch.c", "memory.c")
 #: Cores of the cluster that a team may have.
 MOST_CORES = 8
 
 #: Bytes of stack that every core of a team has in L1: the kernels keep no arrays there.
 STACK_BYTES = 1024
 #: Bytes of L2 that start-up code, its data and the fabric controller's stack take at most.
-RUNTIME_L2_BYTES = 2048
+RUNTIME_L2_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +35,24 @@ class SiracusaProgram(Program):
 
     Attributes:
         cores: the team that it was built for.
+        runner: what runs it: ``sim``, the built-in simulator, or ``gvsoc``.
         progress: told when the simulator has to be built.
     """
 
     cores: int
+    runner: str = "sim"
     progress: Progress | None = None
 
-    def start(self) -> ClusterSession:
-        """Starts the program on the simulator.
+    def start(self) -> Session:
+        """Starts the program.
 
         Raises:
-            RunError: it did not come up.
+            ToolchainError: the runner is missing.
+            RunError: the program did not come up.
         """
-        return ClusterSession(self.executable, self.cores, self.progress)
+        if self.runner == "sim":
+            return ClusterSession(self.executable, self.cores, self.progress)
+        return BatchSession(self.executable, partial(run_on_gvsoc, find_gvsoc()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +64,10 @@ class SiracusaTarget(Target):
         if self.cores > MOST_CORES:
             raise UserError(f"the cluster has {MOST_CORES} cores; a team of {self.cores} is too large")
 
+    def with_runner(self, name: str) -> Self:
+        """See `Target.with_runner`; what runs on GVSoC cannot be watched from here."""
+        return replace(super().with_runner(name), simulated=name == "sim")
+
     @property
     def reserved(self) -> Mapping[str, int]:
         """See `Target.reserved`: stacks in L1, the runtime in L2."""
@@ -62,7 +75,7 @@ class SiracusaTarget(Target):
 
     def project_files(self) -> Mapping[str, str]:
         """The runtime: start-up code, the headers of team and memories, and the linker script."""
-        headers = ("tilegrad_team.h", "tilegrad_dma.h", "tilegrad_registers.h")
+        headers = ("tilegrad_team.h", "tilegrad_dma.h", "tilegrad_registers.h", "tilegrad_print.h")
         return {
             **{f"src/{name}": (RUNTIME / name).read_text() for name in headers},
             **{f"siracusa/{name}": (RUNTIME / name).read_text() for name in (*SOURCES, "link.ld")},
@@ -121,6 +134,7 @@ class SiracusaTarget(Target):
             constant_bytes=sizes.constants,
             data_bytes=sizes.data,
             cores=self.cores,
+            runner=self.runner,
             progress=progress,
         )
 
@@ -166,4 +180,6 @@ TARGET = SiracusaTarget(
     most_cores=MOST_CORES,
     multiply_adds_per_cycle=4,
     simulated=True,
+    runners=("sim", "gvsoc"),
+    runner="sim",
 )

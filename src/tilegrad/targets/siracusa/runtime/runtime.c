@@ -3,7 +3,8 @@
    The fabric controller clears .bss, starts the cluster and sleeps. Core 0 of the cluster then waits in tilegrad_idle
    for a command; the other cores wait at a barrier. A debugger or the simulator stops in tilegrad_idle, fills the
    inputs, puts the address of an entry point into tilegrad_command and lets core 0 go on: the whole team executes the
-   entry point, and core 0 comes back to tilegrad_idle. */
+   entry point, and core 0 comes back to tilegrad_idle. Where nobody can stop a program, a list of commands in memory
+   takes that place: see batch.c. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,6 +17,10 @@
 
 void (*volatile tilegrad_command)(void);
 volatile uint64_t tilegrad_cycles; /* spent in entry points since the start */
+
+/* The address of a list of commands, or 0; set in the program's file, so it has to have a place there. */
+volatile uint32_t tilegrad_script __attribute__((used, section(".data.tilegrad_script"))) = 0;
+void tilegrad_batch(void);
 
 /* One stack for each core of the team; the others park without one. */
 TG_IN_L1 __attribute__((aligned(64), used)) uint8_t tilegrad_stacks[TILEGRAD_CORES * TILEGRAD_STACK_BYTES];
@@ -62,7 +67,10 @@ __attribute__((used)) void tilegrad_worker(uint32_t core)
     TG_REGISTER(TG_EVENT_UNIT) = TG_EVENTS;
     for (;;) {
         if (core == 0) {
-            tilegrad_idle();
+            if (tilegrad_script)
+                tilegrad_batch();
+            else
+                tilegrad_idle();
             TG_REGISTER(TG_CLUSTER_TIMER) = 3u; /* from 0 */
         }
         tg_barrier();

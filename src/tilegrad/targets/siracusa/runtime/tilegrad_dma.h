@@ -135,7 +135,7 @@ static inline void tg_hyper(uint32_t to_l2, uint32_t l2, uint32_t l3, uint32_t b
     TG_MEMORY_SETTLES();
 }
 
-/* Transfers between L2 and L3, done when they return. Addresses and sizes are even: the bus moves 16-bit words. */
+/* Transfers between L2 and L3, done when they return. Addresses and sizes are multiples of four: the uDMA moves words. */
 static inline void tg_l3_in(void *l2, const void *l3, uint32_t bytes)
 {
     tg_hyper(1, (uint32_t)l2, (uint32_t)l3 - TG_L3_BASE, bytes);
