@@ -29,7 +29,10 @@ _FUNCTIONS = {
     **{name: f"tg_{name}" for name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "sqrt", "floor",
                                        "ceil", "trunc", "pow", "philox")},
 }  # fmt: skip
-_LOCAL_TYPE = {DType.F32: "float", DType.I32: "int32_t", DType.I64: "int64_t", DType.U32: "uint32_t", DType.BOOL: "int"}
+_LOCAL_TYPE = {
+    DType.F32: "float", DType.I32: "int32_t", DType.I64: "int64_t", DType.U32: "uint32_t", DType.U8: "int32_t",
+    DType.BOOL: "int",
+}  # fmt: skip
 
 
 def iterator_name(position: int) -> str:

@@ -36,6 +36,7 @@ def plain_type(dtype: DType) -> str:
         DType.I32: "int32_t",
         DType.I64: "int64_t",
         DType.U32: "uint32_t",
+        DType.U8: "uint8_t",
         DType.BOOL: "uint8_t",
     }[dtype]
 

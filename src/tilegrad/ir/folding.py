@@ -14,7 +14,7 @@ from tilegrad.ir.graph import StructuredOp, Value
 from tilegrad.ir.types import DType, Kind
 
 #: Largest result, in elements, that becomes a table in the program.
-LIMITS = {DType.F32: 64, DType.BOOL: 4096, DType.I32: 65536, DType.I64: 65536, DType.U32: 65536}
+LIMITS = {DType.F32: 64, DType.BOOL: 4096, DType.I32: 65536, DType.I64: 65536, DType.U32: 65536, DType.U8: 65536}
 #: Float operations that IEEE 754 defines exactly. fma is not among them: NumPy has none.
 _EXACT = {
     "const", "read", "index", "add", "sub", "mul", "div", "neg", "abs", "sqrt", "lt", "le", "gt", "ge", "eq", "ne",

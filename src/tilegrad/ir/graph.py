@@ -432,13 +432,13 @@ def clone(graph: Graph, name: str) -> Graph:
 
 
 def replace_nest_values(nest: Nest, substitute: Callable[[Value], Value]) -> Nest:
-    """The nest with the tensors it reads and writes replaced."""
-    from tilegrad.ir.expr import index, read, rewrite
+    """The nest with the tensors it reads and writes replaced; reads of another type are converted."""
+    from tilegrad.ir.expr import cast, index, read, rewrite
 
     def leaf(node: Expr) -> Expr:
         if node.op == "read":
             rows = [row.replace_values(substitute) for row in node.attr.index]
-            return read(substitute(node.attr.value), rows)
+            return cast(read(substitute(node.attr.value), rows), node.dtype)
         if node.op == "index":
             return index(node.attr.replace_values(substitute))
         return node

@@ -8,12 +8,16 @@ import numpy as np
 
 
 class DType(enum.Enum):
-    """Element type of a value or of a scalar expression."""
+    """Element type of a value or of a scalar expression.
+
+    U8 is for storage: positions that fit. Expressions convert it to I32 before they compute with it.
+    """
 
     F32 = "f32"
     I32 = "i32"
     I64 = "i64"
     U32 = "u32"
+    U8 = "u8"
     BOOL = "bool"
 
     @property
@@ -50,12 +54,20 @@ class DType(enum.Enum):
         return _FROM_NUMPY[array.dtype.name]
 
 
-_NUMPY = {DType.F32: "float32", DType.I32: "int32", DType.I64: "int64", DType.U32: "uint32", DType.BOOL: "bool"}
+_NUMPY = {
+    DType.F32: "float32",
+    DType.I32: "int32",
+    DType.I64: "int64",
+    DType.U32: "uint32",
+    DType.U8: "uint8",
+    DType.BOOL: "bool",
+}
 _C_TYPE = {
     DType.F32: "float",
     DType.I32: "tg_i32",
     DType.I64: "tg_i64",
     DType.U32: "tg_u32",
+    DType.U8: "uint8_t",
     DType.BOOL: "uint8_t",
 }
 _FROM_NUMPY = {name: dtype for dtype, name in _NUMPY.items()} | {"uint8": DType.I32, "uint16": DType.I32}

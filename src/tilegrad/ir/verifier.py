@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -127,8 +128,11 @@ class _Check:
             raise self.fail("a dot product of integers")
         if result.combiner != "assign" and dtype is DType.BOOL:
             raise self.fail(f"the combiner {result.combiner} has no meaning for truth values")
-        if result.combiner == "argmax" and result.outputs[1].dtype is not DType.I32:
-            raise self.fail(f"the position {result.outputs[1].name} is not an i32")
+        if result.combiner == "argmax":
+            position = result.outputs[1]
+            terms = math.prod(self.nest.extents[self.nest.parallel :])
+            if position.dtype is not DType.I32 and not (position.dtype is DType.U8 and terms <= 256):
+                raise self.fail(f"the position {position.name} is not an i32, nor one of at most 256 and a u8")
 
     def scatter(self, result: Result) -> None:
         if result.combiner not in _SUMS or self.op.init is None:
@@ -190,7 +194,7 @@ class _Check:
 
     def tables(self, row: Affine, guards: Sequence[Guard] | None = None) -> None:
         for lookup in row.lookups:
-            if lookup.value.dtype not in (DType.I32, DType.I64, DType.U32):
+            if lookup.value.dtype not in (DType.I32, DType.I64, DType.U32, DType.U8):
                 raise self.fail(f"{lookup.value.name} is used in an index but holds no integers")
             self.access(lookup.value, lookup.index, guards)
 

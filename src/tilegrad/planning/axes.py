@@ -16,6 +16,7 @@ from fractions import Fraction
 
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.graph import Nest, StructuredOp, Value
+from tilegrad.ir.types import DType
 
 #: Position of a nest: the operation's in the group, the nest's in the operation.
 Place = tuple[int, int]
@@ -141,6 +142,10 @@ class _Search:
             return False
         if len(op.nests) != 1 or op.init is not None or nest.results[0].combiner == "assign":
             return False
+        for result in nest.results:  # between tiles, accumulators and positions are kept in the outputs
+            kept = zip(result.outputs, (result.dtype, DType.I32), strict=False)
+            if any(output.dtype is not dtype for output, dtype in kept):
+                return False
         return not any(self.readers.get(output) for output in op.outputs)
 
     def _to_value(

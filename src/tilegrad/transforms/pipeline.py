@@ -7,6 +7,7 @@ from tilegrad.transforms.blocked import block_reductions
 from tilegrad.transforms.cleanup import eliminate_common, eliminate_dead
 from tilegrad.transforms.epilogue import merge_epilogues
 from tilegrad.transforms.inline import inline_elementwise
+from tilegrad.transforms.narrow import narrow_positions
 from tilegrad.transforms.siblings import merge_siblings
 from tilegrad.transforms.split import read_through_blocks
 from tilegrad.transforms.units import drop_unit_iterators
@@ -31,4 +32,5 @@ def transform(graph: Graph, *, optimize: bool = True) -> None:
     eliminate_dead(graph)
     read_through_blocks(graph)
     merge_siblings(graph)
+    narrow_positions(graph)
     eliminate_dead(graph)
