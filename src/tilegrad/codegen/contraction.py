@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping as Dictionary
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -263,29 +264,50 @@ class ContractionWriter(ChainWriter):
         lower, upper, conditions = self.bounds(stepped)
         assert not conditions
         with self.scoped():
-            lows, highs = [], []
-            base = self.scope.iterators.get(iterator)
-            for distance in range(size):
-                name = base or self.scope.iterator(iterator)
-                self.scope.iterators[iterator] = f"({name} + {distance})" if distance else name
-                low, high = solve_guard(guard, stepped, self.scope)
-                lows.append(self._local("low", fold("tg_max", [lower, low])))
-                highs.append(self._local("high", fold("tg_min", [upper, high])))
-                self.scope.iterators[iterator] = name
-            if base is None:
-                del self.scope.iterators[iterator]
+            edges = self._edges(guard, iterator, size, places)
             # With an ascending index, lanes further on begin earlier and end earlier.
             ascending = guard.index.coefficient(iterator) * guard.index.coefficient(stepped) > 0
-            near, far = (0, size - 1) if ascending else (size - 1, 0)
-            begin = lows[near]
-            end = self._local("end", f"tg_max({highs[far]}, {begin})")
-            edges = self._edges(guard, iterator, size, places)
+            order = list(range(size)) if ascending else list(reversed(range(size)))  # by falling begin and end
+            lows, highs = self._lane_bounds(guard, iterator, order, (lower, upper), edges)
+            begin = lows[order[0]]
+            end = self._local("end", f"tg_max({highs[order[-1]]}, {begin})")
             groups = {d: [n for n, lane in enumerate(tile) if lane.get(iterator, 0) == d] for d in range(size)}
-            order = range(size) if ascending else range(size - 1, -1, -1)  # by falling begin, and by falling end
-            whole = f"{highs[far]} >= {begin}"
-            self._prologue(edges[0], lows, highs, begin, [groups[d] for d in order], list(order), whole)
+            whole = f"{highs[order[-1]]} >= {begin}"
+            self._prologue(edges[0], lows, highs, begin, [groups[d] for d in order], order, whole)
             self._stepped_loop(begin, end, range(len(tile)), even=self._even(guard, iterator, size, places))
-            self._epilogue(edges[1], lows, highs, end, [groups[d] for d in order], list(order), whole)
+            self._epilogue(edges[1], lows, highs, end, [groups[d] for d in order], order, whole)
+
+    def _lane_bounds(
+        self, guard: Guard, iterator: int, order: Sequence[int], limits: tuple[str, str], edges: Sequence[_Edge]
+    ) -> tuple[dict[int, str], dict[int, str]]:
+        """Locals with the bounds of the lanes along `iterator`, those that are needed."""
+        before, behind = edges
+        name = self.scope.iterator(iterator)
+        near, far = order[0], order[-1]
+        lows, highs = {near: ""}, {far: ""}
+        if before.other:
+            lows |= dict.fromkeys(order, "")
+            highs |= dict.fromkeys(order[1:], "")
+        if behind.other:
+            lows |= dict.fromkeys(order[:-1], "")
+            highs |= dict.fromkeys(order, "")
+        if before.staircase and before.equal:
+            lows[far] = ""
+        if behind.staircase and behind.equal:
+            highs[near] = ""
+        saved = self.scope.iterators.get(iterator)
+        for distance in sorted(lows.keys() | highs.keys()):
+            self.scope.iterators[iterator] = f"({name} + {distance})" if distance else name
+            low, high = solve_guard(guard, self._step_iterator, self.scope)
+            if distance in lows:
+                lows[distance] = self._local("low", fold("tg_max", [limits[0], low]))
+            if distance in highs:
+                highs[distance] = self._local("high", fold("tg_min", [limits[1], high]))
+        if saved is None:
+            del self.scope.iterators[iterator]
+        else:
+            self.scope.iterators[iterator] = saved
+        return lows, highs
 
     def _local(self, prefix: str, text: str) -> str:
         name = self.scope.fresh(prefix)
@@ -293,7 +315,7 @@ class ContractionWriter(ChainWriter):
         return name
 
     def _prologue(
-        self, edge: _Edge, lows: Sequence[str], highs: Sequence[str], begin: str, groups: Sequence[Sequence[int]],
+        self, edge: _Edge, lows: Dictionary[int, str], highs: Dictionary[int, str], begin: str, groups: Sequence[Sequence[int]],
         order: Sequence[int], whole: str,
     ) -> None:  # fmt: skip
         """Terms in front of the common loop: group n has n of them where the lanes form a staircase."""
@@ -313,10 +335,11 @@ class ContractionWriter(ChainWriter):
                 with self.scoped(f"for (int {name} = {lows[d]}; {name} < tg_min({highs[d]}, {begin}); ++{name})"):
                     self._terms(self._with_complete([({self._step_iterator: 0}, groups[n])]))
 
-        self._edge(edge, f"{whole} && {begin} - {lows[order[-1]]} == {size - 1}", staircase, other)
+        last = lows.get(order[-1], begin)
+        self._edge(edge, f"{whole} && {begin} - {last} == {size - 1}", staircase, other)
 
     def _epilogue(
-        self, edge: _Edge, lows: Sequence[str], highs: Sequence[str], end: str, groups: Sequence[Sequence[int]],
+        self, edge: _Edge, lows: Dictionary[int, str], highs: Dictionary[int, str], end: str, groups: Sequence[Sequence[int]],
         order: Sequence[int], whole: str,
     ) -> None:  # fmt: skip
         """Terms behind the common loop: the group at place n has one more than the one at n + 1."""
@@ -336,7 +359,8 @@ class ContractionWriter(ChainWriter):
                 with self.scoped(f"for (int {name} = tg_max({lows[d]}, {end}); {name} < {highs[d]}; ++{name})"):
                     self._terms(self._with_complete([({self._step_iterator: 0}, groups[n])]))
 
-        self._edge(edge, f"{whole} && {highs[order[0]]} - {end} == {size - 1}", staircase, other)
+        first = highs.get(order[0], end)
+        self._edge(edge, f"{whole} && {first} - {end} == {size - 1}", staircase, other)
 
     def _with_complete(self, terms: Terms) -> Terms:
         """Every step with the steps of the complete reductions inside it."""

@@ -26,13 +26,19 @@ ENTER_CYCLES = 6.0
 #: Cycles to begin a pass of a divided loop: positions and bounds.
 ROW_CYCLES = 25.0
 #: Instructions that stay in the private instruction cache.
-CACHE_INSTRUCTIONS = 116
-#: Cycles for each instruction beyond.
-MISS_CYCLES = 0.6
+CACHE_INSTRUCTIONS = 120
+#: Cycles to fetch an instruction from behind it.
+MISS_CYCLES = 1.0
 #: Float registers for accumulators and operands.
 REGISTERS = 31
-#: How much of a shared float unit can be used.
-SHARED_USE = 0.93
+#: Cycles of a loop in which all loads come before all arithmetic, so that cores that share a float unit take turns ...
+TURNS = 1.07
+#: ... and of one that is written out further, where they get in each other's way; per cycle of the unit.
+COLLISIONS = 1.18
+#: Bytes that the offsets of loads from one pointer reach.
+REACH = 4000
+#: Instructions for a load that needs a pointer of its own.
+OWN_POINTER = 3.0
 
 #: Instructions of an operation; 1 where nothing is said.
 _INSTRUCTIONS = {
@@ -154,26 +160,35 @@ class Model:
         spilled = max(lanes * len(self.nest.results) + body.registers + once.registers - REGISTERS, 0)
         body.instructions += 2 * spilled
 
-        total = self._straight(once)
-        if not reductions:
-            return total + self._straight(body) + LOOP_CYCLES
-        outer = math.prod(sizes[k] for k in loops[:-1])
+        mixed = steps * written > 1
         if stepped is None:
-            return total + self._straight(body) + LOOP_CYCLES
-        kept = math.prod(self.kept) if self.kept else 1.0
-        count = sizes[stepped]
-        per_step = self._straight(body) / steps
-        passes = count * kept / steps
+            return self._straight(once, mixed) + self._straight(body, mixed) + LOOP_CYCLES
+        outer = math.prod(sizes[k] for k in loops[:-1])
+        kept = math.prod(self.kept) if stepped in self.guarded else 1.0
+        count = sizes[stepped] * kept
         looped = count > steps or stepped in self.guarded
-        run = count * kept * per_step + (passes * LOOP_CYCLES if looped else 0.0)
+        per_step = self._straight(body, mixed, LOOP_CYCLES if looped else 0.0) / steps
+        run = count * per_step
+        code = body.instructions
         if stepped in self.guarded:
-            run += ENTER_CYCLES + (steps - 1) / 2 * (per_step * 0.3 + LOOP_CYCLES)
-            run += self._border(sizes, shape, stepped, per_step)
-        return total + outer * (run + ENTER_CYCLES) + LOOP_CYCLES
+            run += ENTER_CYCLES + (steps - 1) / 2 * (per_step * 0.5 + LOOP_CYCLES)
+            border, more = self._border(sizes, shape, stepped, per_step)
+            run += border
+            code = 2 * code + more
+        elif looped and sizes[stepped] % steps:
+            code *= 1 + (sizes[stepped] % steps) / steps
+        if outer > 1 and code > CACHE_INSTRUCTIONS:
+            run += (code - CACHE_INSTRUCTIONS) * MISS_CYCLES
+        refill = (
+            min(code, 2 * CACHE_INSTRUCTIONS) * MISS_CYCLES if code + once.instructions > CACHE_INSTRUCTIONS else 0.0
+        )
+        return self._straight(once, True) + outer * (run + ENTER_CYCLES) + LOOP_CYCLES + 0.5 * refill
 
-    def _border(self, sizes: Sequence[int], shape: Mapping[int, int], stepped: int, per_step: float) -> float:
-        """Cycles for terms that only some lanes have, per pass of the innermost reduction."""
-        cost = 0.0
+    def _border(
+        self, sizes: Sequence[int], shape: Mapping[int, int], stepped: int, per_step: float
+    ) -> tuple[float, float]:
+        """Cycles of the terms that only some lanes have, per pass of the innermost reduction; their instructions."""
+        cost = code = 0.0
         for guard in self.nest.guards:
             if not guard.index.coefficient(stepped):
                 continue
@@ -181,15 +196,20 @@ class Model:
                 if size > 1 and guard.index.coefficient(k):
                     missing = 1 - _kept(guard, self.nest.extents)
                     tiles = max(sizes[k] / size, 1.0)
-                    edge = min(2.0 / tiles if missing > 0.02 else 0.0, 1.0) if sizes[stepped] < sizes[k] else 0.5
-                    cost += edge * (12.0 + (size - 1) * (0.35 * per_step + 2.0))
-        return cost
+                    # How many of the tiles lie at an end, where their lanes differ.
+                    reach = sizes[stepped] / 2 + size if sizes[stepped] < sizes[k] else size / 2
+                    edge = min(2 * reach / size / tiles, 1.0) if missing > 0 else 0.0
+                    cost += edge * (15.0 + (size - 1) * (0.5 * per_step + 2.0) / 2)
+                    code += (size - 1) * size
+        return cost, code
 
-    def _straight(self, count: _Count) -> float:
-        """Cycles of code without loops."""
-        misses = max(count.instructions - CACHE_INSTRUCTIONS, 0.0) * MISS_CYCLES
-        unit = count.floats * self.shared / (SHARED_USE if self.shared > 1 else 1.0)
-        return max(count.instructions + misses, unit) + 0.12 * min(count.instructions, unit) + count.serial * self.cores
+    def _straight(self, count: _Count, mixed: bool, control: float = 0.0) -> float:
+        """Cycles of code without loops; `mixed` where loads stand between the arithmetic."""
+        instructions = count.instructions + max(count.instructions - CACHE_INSTRUCTIONS, 0.0) * MISS_CYCLES + control
+        unit = count.floats * self.shared
+        if self.shared > 1:
+            unit *= COLLISIONS if mixed else TURNS
+        return max(instructions * 1.03, unit) + count.serial * self.cores
 
 
 class _Count:
@@ -205,6 +225,9 @@ class _Count:
             return  # evaluated outside
         times = float(_distinct(node, shape, inner))
         self.instructions += times * node.instructions
+        if node.strides is not None and inner:
+            far = [k for k, size in shape.items() if 4 * abs(node.strides.get(k, 0)) * (size - 1) > REACH]
+            self.instructions += (OWN_POINTER - 1) * math.prod(shape[k] for k in far) if far else 1.0
         self.floats += times * node.floats
         self.serial += times * node.serial
         if node.strides is not None:
