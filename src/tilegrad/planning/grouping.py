@@ -25,7 +25,7 @@ TILE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 6
 #: Numbers of tiles along each axis where there are several.
 FEW_COUNTS = (1, 2, 4, 7, 8, 14, 16, 32, 64)
 #: Sizes tried below the largest one that fits: smaller tiles overlap better with their transfers.
-SMALLER_SIZES = 3
+SMALLER_SIZES = 1
 #: Axes of an operation from which tile loops are made.
 AXIS_LIMIT = 4
 #: Among layouts within this factor of the quickest one, the one that needs least memory wins.

@@ -27,8 +27,8 @@ TILE_CYCLES = 80.0
 ISSUE_CYCLES = 20.0
 #: Cycles that each further line of a two-dimensional transfer costs beside its bytes.
 LINE_CYCLES = 2.0
-#: Register blocking lets a contraction load an operand for several multiply-adds at once.
-CONTRACTION_REUSE = 4
+#: Register blocking loads an operand of a contraction once for so many elements of an iterator it does not depend on.
+BLOCK_REUSE = 4
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,11 @@ class Footprint:
 
     Attributes:
         ranges: for every nest the range of every iterator.
-        mappings: for every nest the structure of its loops.
         reads: the part of every tensor that a read touches, and how often it loads an element.
-        cycles: estimated cycles over all tiles.
     """
 
     ranges: tuple[tuple[Span, ...], ...]
-    mappings: tuple[Mapping, ...]
     reads: tuple[tuple[Value, tuple[Span, ...], int], ...]
-    cycles: float
 
 
 @dataclass(frozen=True)
@@ -172,6 +168,7 @@ class Layouts:
         self.views, self.setting = views, setting
         self._accesses: dict[int, list[Access]] = {}
         self._footprints: dict[tuple[object, ...], Footprint] = {}
+        self._timed: dict[tuple[object, ...], tuple[Mapping, float]] = {}
         self._mappings: dict[tuple[int, tuple[int, ...]], Mapping] = {}
         self._cycles: dict[tuple[int, tuple[int, ...], Mapping], float] = {}
         self._keep: list[object] = []  # ids stay unique while the objects live
@@ -180,7 +177,7 @@ class Layouts:
         self, ops: Sequence[StructuredOp], axes: Sequence[Axis], steps: Sequence[int], *, overlap: bool,
         direct: frozenset[Value] = frozenset(),
     ) -> Layout:  # fmt: skip
-        """The layout of a group for given axes and tile sizes."""
+        """The layout of a group for given axes and tile sizes; one that exceeds the budget is not timed."""
         loops = tuple(TileLoop(axis.extent, min(step, axis.extent)) for axis, step in zip(axes, steps, strict=True))
         tiles = math.prod(loop.count for loop in loops)
         prints = [
@@ -190,27 +187,27 @@ class Layouts:
             for k, op in enumerate(ops)
         ]
         ranges = {(k, n): spans for k, found in enumerate(prints) for n, spans in enumerate(found.ranges)}
-        mappings = {(k, n): mapping for k, found in enumerate(prints) for n, mapping in enumerate(found.mappings)}
         outputs = self._outputs(ops, axes, loops)
         needed = self.needed(ops)
         inputs = self._inputs(prints, loops, outputs)
         for part in inputs.values():
             part.direct = self._is_direct(part, loops, part.value in direct)
         layout = Layout(
-            ops, tuple(axes), loops, overlap and tiles > 1, ranges, inputs, outputs, needed, {}, 0, 0.0, mappings
+            ops, tuple(axes), loops, overlap and tiles > 1, ranges, inputs, outputs, needed, {}, 0, math.inf, {}
         )
         layout.forced = direct
         for value, part in outputs.items():
             part.direct = value in self.setting.resident or (value in direct and value in needed)
         layout.shared = self._share(layout)
         layout.need = lower_bound([buffer for _, buffer in self.buffers(layout)])
-        self._estimate(layout, sum(found.cycles for found in prints))
+        if layout.need <= self.setting.budget:
+            self._estimate(layout)
         return layout
 
     def _footprint(
         self, op: StructuredOp, tiled: tuple[tuple[tuple[int, int], ...], ...], loops: tuple[TileLoop, ...]
     ) -> Footprint:
-        """What one operation needs of its operands, and its cycles over all tiles."""
+        """What one operation needs of its operands."""
         key = (id(op), tiled, loops)
         if key not in self._footprints:
             ranges = tuple(_ranges(nest, cut) for nest, cut in zip(op.nests, tiled, strict=True))
@@ -220,14 +217,10 @@ class Layouts:
                 for axis, row in enumerate(access.index or ()):
                     spans[axis] = image(row, ranges[access.nest], spans[axis].extent) or spans[axis]
                 reads.append((access.value, tuple(spans), access.loads))
-            mappings, cycles = [], 0.0
-            for nest, box in zip(op.nests, ranges, strict=True):
-                mappings.append(self._mapping(nest, tuple(span.size(loops) for span in box)))
-                cycles += self._compute(nest, box, mappings[-1], loops)
-            self._footprints[key] = Footprint(ranges, tuple(mappings), tuple(reads), cycles)
+            self._footprints[key] = Footprint(ranges, tuple(reads))
         return self._footprints[key]
 
-    def _compute(self, nest: Nest, spans: Sequence[Span], mapping: Mapping, loops: Sequence[TileLoop]) -> float:
+    def _compute(self, nest: Nest, spans: Sequence[Span], mapping: Mapping, loops: tuple[TileLoop, ...]) -> float:
         """Cycles of a nest over all tiles; the last tile of a loop may be smaller."""
         cycles = 0.0
         variants = [[(loop.step, loop.extent // loop.step), (loop.extent % loop.step, 1)] for loop in loops]
@@ -313,10 +306,11 @@ class Layouts:
         if id(op) not in self._accesses:
             found = []
             for n, nest in enumerate(op.nests):
-                reuse = CONTRACTION_REUSE if nest.results[0].combiner == "dot" else 1
                 for access in nest.accesses():
-                    last = max((k for row in access.index for k in row.iterators()), default=-1)
-                    loads = max(math.prod(nest.extents[: last + 1]) // reuse, 1)
+                    used = {k for row in access.index for k in row.iterators()}
+                    unused = math.prod(nest.extents[k] for k in range(nest.parallel) if k not in used)
+                    reuse = min(unused, BLOCK_REUSE) if nest.results[0].combiner == "dot" else 1
+                    loads = max(math.prod(nest.extents[: max(used, default=-1) + 1]) // reuse, 1)
                     found.append(Access(n, access.value, access.index, loads))
                 found.extend(Access(n, table, None, nest.points) for table in nest.tables())
             self._accesses[id(op)] = found
@@ -437,8 +431,18 @@ class Layouts:
             return 0.0
         return times * (home.dma_setup_cycles + part.bytes / home.dma_bytes_per_cycle + LINE_CYCLES * (lines - 1))
 
-    def _estimate(self, layout: Layout, compute: float) -> None:
+    def _estimate(self, layout: Layout) -> None:
         target = self.setting.target
+        compute = 0.0
+        for k, op in enumerate(layout.ops):
+            for n, nest in enumerate(op.nests):
+                spans = layout.ranges[k, n]
+                key = (id(nest), spans, layout.loops)
+                if key not in self._timed:
+                    mapping = self._mapping(nest, tuple(span.size(layout.loops) for span in spans))
+                    self._timed[key] = (mapping, self._compute(nest, spans, mapping, layout.loops))
+                layout.mappings[k, n] = self._timed[key][0]
+                compute += self._timed[key][1]
         home, fast = self.setting.home, self.setting.fast
         transfers = 0.0
         issues = 0

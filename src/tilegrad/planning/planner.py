@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,7 +103,7 @@ def _plan_entry(
             readers[root] = readers.get(root, frozenset()) | {id(op)}
     kept = frozenset(views.root(store.value) for store in graph.stores)
     fast, home = target.mapped_memories[0], target.mapped_memories[-1]
-    budget = (fast.capacity or 0) - target.reserved.get(fast.name, 0)
+    budget = sys.maxsize if fast.capacity is None else fast.capacity - target.reserved.get(fast.name, 0)
     setting = Setting(target, fast, budget, home, readers, kept, plain=options.plain)
     grouper = Grouper(views, setting, options.buffering)
     tiled = options.tiled and not options.plain and fast is not home
