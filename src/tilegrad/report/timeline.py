@@ -99,6 +99,50 @@ def read_trace(trace: Mapping[str, Any]) -> Timeline:
     return Timeline(tuple(executions), tuple(movements))
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """The time of one group of kernels, waiting for its data included.
+
+    Attributes:
+        group: its name.
+        begin: where the one before it ended, or the first event.
+        end: the end of its last kernel or store.
+    """
+
+    group: str
+    begin: int
+    end: int
+
+
+def stretches(timeline: Timeline, group_of: Mapping[str, str]) -> list[Stretch]:
+    """The groups one after the other.
+
+    Every group waits for its own stores before it ends, and begins to load when the one before it has ended.
+
+    Args:
+        timeline: what was recorded.
+        group_of: name of the group of every kernel; other functions do not count.
+    """
+    calls = sorted((e.begin, e.end, group_of[e.function]) for e in timeline.executions if e.function in group_of)
+    runs: list[tuple[str, int, int]] = []
+    for begin, end, group in calls:
+        if runs and runs[-1][0] == group:
+            runs[-1] = (group, runs[-1][1], max(runs[-1][2], end))
+        else:
+            runs.append((group, begin, end))
+    stores = sorted((m.begin, m.end) for m in timeline.movements if not m.inwards)
+    found: list[Stretch] = []
+    at, before = 0, timeline.begin
+    for place, (group, _, end) in enumerate(runs):
+        following = runs[place + 1][1] if place + 1 < len(runs) else timeline.end + 1
+        while at < len(stores) and stores[at][0] < following:
+            end = max(end, stores[at][1])
+            at += 1
+        found.append(Stretch(group, before, max(end, before)))
+        before = found[-1].end
+    return found
+
+
 def rates(events: Sequence[tuple[int, int, float]], begin: int, end: int, count: int) -> NDArray[np.float64]:
     """The average rate of something in equal bins of time, where each event spreads its amount evenly.
 

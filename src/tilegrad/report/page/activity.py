@@ -1,16 +1,17 @@
-"""One step as it went: which phase ran, how busy the float units and the DMA were."""
+"""One step as it went: which group ran, how busy the float units and the DMA were."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from tilegrad.report.observe import KernelProfile, StepProfile
+from tilegrad.report.observe import StepProfile
 from tilegrad.report.page import svg
-from tilegrad.report.timeline import Timeline, rates
+from tilegrad.report.page.schedule import Step
+from tilegrad.report.timeline import rates, stretches
 
 WIDTH = 1080.0
 _LEFT, _RIGHT = 104.0, 8.0
@@ -18,11 +19,12 @@ _BINS = 484
 _ROW, _SPACE = 56.0, 16.0
 
 
-def activity(profile: StepProfile, rate: float | None, dma: float | None) -> Markup | None:
-    """Phases, multiply-adds in a cycle and bytes of the DMA in a cycle over the time of a step.
+def activity(profile: StepProfile, steps: Sequence[Step], rate: float | None, dma: float | None) -> Markup | None:
+    """Groups, multiply-adds in a cycle and bytes of the DMA in a cycle over the time of a step.
 
     Args:
         profile: what was recorded.
+        steps: the groups of kernels.
         rate: multiply-adds that the machine can start in one cycle.
         dma: bytes that the DMA moves in one cycle and direction at most.
     """
@@ -33,7 +35,7 @@ def activity(profile: StepProfile, rate: float | None, dma: float | None) -> Mar
     kernels = timeline.of(kernel.name for kernel in profile.kernels)
     right = WIDTH - _RIGHT
     scale = (right - _LEFT) / (end - begin)
-    drawn: list[Markup] = list(_phases(profile, kernels, begin, scale))
+    drawn: list[Markup] = list(_groups(profile, steps, begin, scale))
     top = 40.0
     work = rates([(e.begin, e.end, e.multiply_adds) for e in kernels.executions], begin, end, _BINS)
     # A core that waits for the others has left the kernel: what is inside is busy.
@@ -65,25 +67,20 @@ def activity(profile: StepProfile, rate: float | None, dma: float | None) -> Mar
     return svg.drawing(WIDTH, top + 22, "One step over time", description, *drawn)
 
 
-def _phases(profile: StepProfile, kernels: Timeline, begin: int, scale: float) -> Iterator[Markup]:
-    """Stretches of one phase and node after the other, merged where nothing else is between."""
-    of = {kernel.name: kernel for kernel in profile.kernels}
-    calls = sorted((e.begin, e.end, of[e.function]) for e in kernels.executions if e.core == _master(kernels))
-    stretches: list[tuple[int, int, KernelProfile]] = []
-    for first, last, kernel in calls:
-        if stretches and (stretches[-1][2].phase, stretches[-1][2].origin) == (kernel.phase, kernel.origin):
-            stretches[-1] = (stretches[-1][0], last, stretches[-1][2])
-        else:
-            stretches.append((first, last, kernel))
-    for first, last, kernel in stretches:
-        x, width = _LEFT + (first - begin) * scale, (last - first) * scale
-        words = svg.hint(f"{kernel.origin}, {kernel.phase}: {last - first:,} cycles")
-        yield svg.box(x, 8, max(width, 0.3), 22, words, class_=f"phase p-{kernel.phase} edged")
-        yield svg.text(x + 4, 23, svg.fit(kernel.origin, width - 6), class_="inside small")
-
-
-def _master(kernels: Timeline) -> int:
-    return min((execution.core for execution in kernels.executions), default=0)
+def _groups(profile: StepProfile, steps: Sequence[Step], begin: int, scale: float) -> Iterator[Markup]:
+    """The groups one after the other, in the colour of the phase that most of their kernels belong to."""
+    by_name = {step.name: step for step in steps}
+    group_of = {kernel: step.name for step in steps for kernel, _, _ in step.kernels}
+    for stretch in stretches(profile.timeline, group_of):
+        step = by_name[stretch.group]
+        phases = [phase for _, phase, _ in step.kernels]
+        phase = max(dict.fromkeys(phases), key=phases.count)
+        nodes = ", ".join(dict.fromkeys(node for _, _, node in step.kernels))
+        cycles = stretch.end - stretch.begin
+        x, width = _LEFT + (stretch.begin - begin) * scale, cycles * scale
+        words = svg.hint(f"{step.name}: {nodes}\n{cycles:,} cycles, {step.tiles} tiles")
+        yield svg.box(x, 8, max(width, 0.3), 22, words, class_=f"phase p-{phase} edged")
+        yield svg.text(x + 4, 23, svg.fit(nodes, width - 6), class_="inside small")
 
 
 def _row(words: str, amount: NDArray[np.float64], limit: float, style: str, top: float) -> Iterator[Markup]:

@@ -317,6 +317,8 @@ def _alive(places: list[tuple[Panel, float, float]], left: float, right: float) 
         dot = floor - panel.alive[peak] / most * _STRIP
         yield svg.line(at, _TOP, at, floor, class_="moment")
         yield svg.tag("circle", svg.hint(words), cx=at, cy=dot, r=4.0, class_="dot")
+        if panel.alive[peak] < most:
+            continue  # one label: others would cover each other, and hints tell the same
         anchor = "start" if at < WIDTH * 0.7 else "end"
         yield svg.text(
             at + (8 if anchor == "start" else -8), max(dot + 4, floor - _STRIP + 12),

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tilegrad.report.observe import StepProfile
 from tilegrad.report.page import activity, cycles, losses, memory, schedule, svg
 from tilegrad.report.page.content import Subject
 from tilegrad.report.page.kinds import KINDS
@@ -71,7 +72,7 @@ def _content(subject: Subject) -> dict[str, Any]:
     rate = target.multiply_adds_per_cycle
     passes = {entry.name: build.accumulate if entry.name in PASSES else 1 for entry in build.plan.entries}
     levels = memory.levels(build.plan, target)
-    steps = schedule.steps(build.plan, profile.kernels if profile else (), passes)
+    steps = schedule.steps(build.plan, profile, passes)
     work = work_json(build, subject.run, subject.steps)
     cores = target.cores
     content: dict[str, Any] = {
@@ -106,10 +107,27 @@ def _content(subject: Subject) -> dict[str, Any]:
             "kernels": cycles.ranked(profile.kernels),
             "mini": cycles.mini,
             "limit": cycles.limit,
-            "activity": activity.activity(profile, rate, dma),
+            "activity": activity.activity(profile, steps, rate, dma),
             "rate": rate,
+            "dma_words": _dma_words(profile, dma),
         }
     return content
+
+
+def _dma_words(profile: StepProfile, dma: float | None) -> str:
+    """What the DMA moved in the step, and how long that takes at least; nothing where it moved nothing."""
+    moved = {
+        inwards: sum(m.bytes for m in profile.timeline.movements if m.inwards is inwards) for inwards in (True, False)
+    }
+    if not any(moved.values()):
+        return ""
+    text = f"The DMA moved {moved[True]:,} bytes into L1 and {moved[False]:,} out of it"
+    if not dma:
+        return text + "."
+    return (
+        text
+        + f"; at {dma:g} bytes a cycle in each direction that takes at least {max(moved.values()) / dma:,.0f} cycles."
+    )
 
 
 def _cards(subject: Subject, levels: list[memory.Level], work: dict[str, Any]) -> list[Card]:

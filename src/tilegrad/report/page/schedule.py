@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from tilegrad.planning.plan import EntryPlan, Group, Plan, Storage, Transfer
 from tilegrad.planning.text import format_span
-from tilegrad.report.observe import KernelProfile
+from tilegrad.report.observe import KernelProfile, StepProfile
+from tilegrad.report.page.cycles import WORDS, spent
+from tilegrad.report.timeline import stretches
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Step:
         moves: its transfers.
         buffers: storages of the fast levels that only this group uses, and its tile buffers.
         estimate: cycles that the planner expects in one call, 0 where it says nothing.
-        cycles: cycles that the simulator found in one call, or None.
+        cycles: cycles that the simulator found in one call, waiting for data included, or None.
+        inside: of these, cycles in which kernels ran.
+        limit: what takes most of its time, in words; empty where nothing was found.
         overlap: whether transfers go on while kernels run.
         reason: the planner's reason.
     """
@@ -75,6 +79,8 @@ class Step:
     buffers: tuple[Buffer, ...]
     estimate: float
     cycles: float | None
+    inside: float
+    limit: str
     overlap: bool
     reason: str
 
@@ -99,25 +105,34 @@ class Step:
         return bool(self.moves) or len(self.kernels) > 1 or bool(self.loops)
 
 
-def steps(plan: Plan, kernels: Sequence[KernelProfile], passes: Mapping[str, int]) -> list[Step]:
+def group_names(plan: Plan) -> dict[str, str]:
+    """The group of every kernel, by name."""
+    return {kernel.name: group.name for entry in plan.entries for group in entry.groups for kernel in group.kernels}
+
+
+def steps(plan: Plan, profile: StepProfile | None, passes: Mapping[str, int]) -> list[Step]:
     """All groups in execution order.
 
     Args:
         plan: the plan.
-        kernels: what the simulator found, or nothing.
+        profile: what the simulator found, or None.
         passes: how often one step calls each entry point, by name.
     """
-    cycles = {kernel.name: kernel.cycles for kernel in kernels}
+    took: dict[str, int] = {}
+    kernels: dict[str, KernelProfile] = {}
+    if profile is not None:
+        kernels = {kernel.name: kernel for kernel in profile.kernels}
+        for stretch in stretches(profile.timeline, group_names(plan)):
+            took[stretch.group] = took.get(stretch.group, 0) + stretch.end - stretch.begin
     found = []
     for entry in plan.entries:
         for group in entry.groups:
-            ran = [cycles[kernel.name] for kernel in group.kernels if kernel.name in cycles]
-            took = sum(ran) / passes.get(entry.name, 1) if ran else None
-            found.append(_step(entry, group, took))
+            ran = [kernels[kernel.name] for kernel in group.kernels if kernel.name in kernels]
+            found.append(_step(entry, group, ran, took.get(group.name), passes.get(entry.name, 1)))
     return found
 
 
-def _step(entry: EntryPlan, group: Group, cycles: float | None) -> Step:
+def _step(entry: EntryPlan, group: Group, ran: Sequence[KernelProfile], took: int | None, passes: int) -> Step:
     loops = tuple(
         f"T{k}: {loop.extent} by {loop.step}, {loop.count} tiles" + ("" if loop.exact else ", the last one shorter")
         for k, loop in enumerate(group.loops)
@@ -130,10 +145,23 @@ def _step(entry: EntryPlan, group: Group, cycles: float | None) -> Step:
     )
     moves = tuple(_move(group, transfer) for transfer in [*group.loads, *group.stores])
     buffers = tuple(_buffer(storage) for storage in dict.fromkeys(_local(group)))
+    inside = sum(kernel.cycles for kernel in ran)
     return Step(
-        group.name, entry.name, loops, group.tiles, kernels, cuts, moves, buffers, group.cycles, cycles, group.overlap,
+        group.name, entry.name, loops, group.tiles, kernels, cuts, moves, buffers, group.cycles,
+        None if took is None else took / passes, inside / passes, _limit(ran, took, inside, bool(moves)), group.overlap,
         group.reason,
     )  # fmt: skip
+
+
+def _limit(ran: Sequence[KernelProfile], took: int | None, inside: int, moves: bool) -> str:
+    """What takes most of a group's time: waiting for its data, or what its kernels' cycles went to."""
+    total = sum(kernel.core_cycles for kernel in ran)
+    if not took or not total:
+        return ""
+    parts = {WORDS[unit]: cycles / total * inside / took for unit, cycles in spent(ran).items()}
+    parts["DMA" if moves else "barriers"] = max(1 - inside / took, 0.0)
+    word = max(parts, key=lambda word: parts[word])
+    return f"{word} {parts[word]:.0%}"
 
 
 def _local(group: Group) -> Iterator[Storage]:
