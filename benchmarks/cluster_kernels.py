@@ -1,4 +1,4 @@
-"""Simulated cycles of single kernels on the Siracusa cluster, all operands in L1: the convolutions of SpeechNet and more.
+"""Simulated cycles of single kernels on the Siracusa cluster, all operands in L1: convolutions and the rest.
 
     python benchmarks/cluster_kernels.py [--kernel conv1] [--cores 8] [--tile 0:4,2:4 --unroll 4:4] [--hot]
 

@@ -40,6 +40,39 @@ class _Edge:
     other: bool = True
 
 
+@dataclass(frozen=True)
+class _Inside:
+    """Where a guard that couples a tile iterator with the innermost reduction cannot fail for a whole tile.
+
+    Attributes:
+        iterator: the iterator of the tile.
+        size: neighbours along it.
+        first: the first element for which the guard cannot fail.
+        last: one past the last.
+        places: all positions of the tile, or None where they are not known.
+    """
+
+    iterator: int
+    size: int
+    first: int
+    last: int
+    places: Sequence[int] | None
+
+    def holds(self, place: int) -> bool:
+        """Whether the tile at a position is inside."""
+        return self.first <= place and place + self.size <= self.last
+
+    @property
+    def some(self) -> bool:
+        """Whether there may be tiles inside."""
+        return self.last - self.first >= self.size if self.places is None else any(map(self.holds, self.places))
+
+    @property
+    def all(self) -> bool:
+        """Whether all tiles are inside."""
+        return self.places is not None and all(map(self.holds, self.places))
+
+
 class ContractionWriter(ChainWriter):
     """Chains of terms for register tiles of elements."""
 
@@ -74,7 +107,10 @@ class ContractionWriter(ChainWriter):
         if self.stepped is None:
             return
         part = self.ranges[self.stepped]
-        if part.literal is not None and part.count is not None and part.count <= self.unroll:
+        coupled = [g for g in self.nest.guards if self._tile_iterator(g) is not None]
+        written = part.literal is not None and part.count is not None and part.count <= self.unroll
+        if written and len(coupled) == 1 and self._inside_tiles(coupled[0]).some:
+            assert part.literal is not None and part.count is not None
             # Written out where no guard can fail: what is read there whatever the guards say can be read before.
             with self._constant(self.stepped, part.literal[0]):
                 steps = self._written(part.count)
@@ -123,37 +159,61 @@ class ContractionWriter(ChainWriter):
         return next((k for k, size in self.tile if size > 1 and guard.index.coefficient(k)), None)
 
     def _reduce_coupled(self, guard: Guard) -> None:
-        """Where no guard on the tile can fail, the terms of a tile without guard; elsewhere with it."""
+        """The terms of tiles of which some lanes may lack some."""
+        inside = self._inside_tiles(guard)
+        self.pending.remove(guard)  # it is in the bounds of the lanes, or cannot fail
+        if inside.all or self._is_inside:
+            self._reduce(self._plain_terms)
+            return
+        places = inside.places
+        outer = [place for place in places if not inside.holds(place)] if places is not None else None
+        self._reduce(lambda: self._ragged(guard, inside.iterator, inside.size, outer))
+
+    #: Whether what is written is for tiles that no guard can cut.
+    _is_inside = False
+
+    def loop(
+        self, iterator: int, step: int, body: Callable[[], None], *, guarded: bool, limits: Sequence[str] = ()
+    ) -> None:
+        """One loop; along an iterator with a border, one over the tiles inside and one over those in the border."""
+        coupled = [g for g in self.pending if self._tile_iterator(g) == iterator]
+        inside = self._inside_tiles(coupled[0]) if coupled else None
+        if inside is None or inside.all or not inside.some:
+            super().loop(iterator, step, body, guarded=guarded, limits=limits)
+            return
+        part = self.ranges[iterator]
+        first, last = limits or (part.first, part.last)
+        begin, end = self._inside_bounds(inside, part.first)
+        name = self.scope.iterator(iterator)
+        self.open.add(iterator)
+        start, stop = fold("tg_max", [first, begin]), fold("tg_min", [last, end])
+        with self.scoped(f"for (int {name} = {start}; {name} < {stop}; {name} += {step})"):
+            self._is_inside = True
+            body()
+            self._is_inside = False
+        with self.scoped(f"for (int {name} = {first}; {name} < {last}; {name} += {step})"):
+            with self.scoped(f"if ({name} >= {begin} && {name} < {end})"):
+                self.out.line(f"{name} = {end} - {step};")
+                self.out.line("continue;")
+            body()
+
+    def _inside_bounds(self, inside: _Inside, origin: str) -> tuple[str, str]:
+        """C text of the position of the first tile inside, and of the one behind the last."""
+        if inside.places is not None:
+            places = list(filter(inside.holds, inside.places))
+            return str(places[0]), str(places[-1] + inside.size)
+        size = inside.size
+        begin = self._local("begin", f"{origin} + tg_ceil_div(tg_max({inside.first} - {origin}, 0), {size}) * {size}")
+        count = f"tg_max({inside.last} - {begin}, 0) / {size}"
+        return begin, self._local("end", f"{begin} + {count} * {size}")
+
+    def _inside_tiles(self, guard: Guard) -> _Inside:
+        """Where the guard cannot fail for a whole tile."""
         iterator = self._tile_iterator(guard)
-        assert iterator is not None and self.stepped is not None
+        assert iterator is not None
         size = dict(self.tile)[iterator]
         first, last = interior(guard, iterator, self.nest.extents)
-        places = self._places(iterator, size)
-        inner = [place for place in places or () if first <= place and place + size <= last]
-        has_inner = bool(inner) if places is not None else last - first >= size
-        has_outer = len(inner) < len(places) if places is not None else True
-        name = self.scope.iterator(iterator)
-
-        def without() -> None:
-            self.pending.remove(guard)
-            self._reduce(self._plain_terms)
-
-        def within() -> None:
-            outer = [place for place in places if place not in inner] if places is not None else None
-            self.pending.remove(guard)  # it is in the bounds of the lanes
-            self._reduce(lambda: self._ragged(guard, iterator, size, outer))
-
-        if not has_inner:
-            with self.scoped():
-                within()
-        elif not has_outer:
-            with self.scoped():
-                without()
-        else:
-            with self.scoped(f"if ({name} >= {first} && {name} <= {last - size})"):
-                without()
-            with self.scoped("else"):
-                within()
+        return _Inside(iterator, size, first, last, self._places(iterator, size))
 
     def _places(self, iterator: int, size: int) -> list[int] | None:
         """All positions of the tile along an iterator, or None where they are not known."""
@@ -171,7 +231,7 @@ class ContractionWriter(ChainWriter):
         part = self.ranges[self.stepped]
         guards = [g for g in self.pending if self.stepped in set(g.index.iterators())]
         if any(g.index.lookups for g in guards):  # these are tested inside
-            self._loop(self.stepped, 1, lambda: self._straight(lanes, 1), guarded=True)
+            super().loop(self.stepped, 1, lambda: self._straight(lanes, 1), guarded=True)
             return
         if guards or part.count is None:
             self.open.add(self.stepped)
@@ -315,9 +375,15 @@ class ContractionWriter(ChainWriter):
         return name
 
     def _prologue(
-        self, edge: _Edge, lows: Dictionary[int, str], highs: Dictionary[int, str], begin: str, groups: Sequence[Sequence[int]],
-        order: Sequence[int], whole: str,
-    ) -> None:  # fmt: skip
+        self,
+        edge: _Edge,
+        lows: Dictionary[int, str],
+        highs: Dictionary[int, str],
+        begin: str,
+        groups: Sequence[Sequence[int]],
+        order: Sequence[int],
+        whole: str,
+    ) -> None:
         """Terms in front of the common loop: group n has n of them where the lanes form a staircase."""
         size = len(order)
         name = self.scope.iterator(self._step_iterator)
@@ -339,9 +405,15 @@ class ContractionWriter(ChainWriter):
         self._edge(edge, f"{whole} && {begin} - {last} == {size - 1}", staircase, other)
 
     def _epilogue(
-        self, edge: _Edge, lows: Dictionary[int, str], highs: Dictionary[int, str], end: str, groups: Sequence[Sequence[int]],
-        order: Sequence[int], whole: str,
-    ) -> None:  # fmt: skip
+        self,
+        edge: _Edge,
+        lows: Dictionary[int, str],
+        highs: Dictionary[int, str],
+        end: str,
+        groups: Sequence[Sequence[int]],
+        order: Sequence[int],
+        whole: str,
+    ) -> None:
         """Terms behind the common loop: the group at place n has one more than the one at n + 1."""
         size = len(order)
         name = self.scope.iterator(self._step_iterator)

@@ -97,9 +97,9 @@ class NestWriter:
             return
         self.hoist()
         (iterator, step), rest = order[0], order[1:]
-        self._loop(iterator, step, lambda: self.loops(rest, body, guarded=guarded), guarded=guarded)
+        self.loop(iterator, step, lambda: self.loops(rest, body, guarded=guarded), guarded=guarded)
 
-    def _loop(
+    def loop(
         self, iterator: int, step: int, body: Callable[[], None], *, guarded: bool, limits: Sequence[str] = ()
     ) -> None:
         """One loop; `limits` are its bounds on a core, in place of its range."""
@@ -144,7 +144,7 @@ class NestWriter:
         blocks = self.ranges[iterator].blocks(step)
         if len(divided) == 1:
             limits = [self._place(iterator, step, f"{part}({blocks})") for part in ("TG_FIRST", "TG_LAST")]
-            self._loop(iterator, step, inner, guarded=guarded, limits=limits)
+            self.loop(iterator, step, inner, guarded=guarded, limits=limits)
             return
         self._shares(divided, blocks, inner, guarded=guarded)
 
@@ -168,7 +168,7 @@ class NestWriter:
             iterator, step = divided[-1]
             begin, end = f"tg_max({first} - {share} * {blocks}, 0)", f"tg_min({last} - {share} * {blocks}, {blocks})"
             limits = [self._place(iterator, step, text) for text in (begin, end)]
-            self._loop(iterator, step, body, guarded=guarded, limits=limits)
+            self.loop(iterator, step, body, guarded=guarded, limits=limits)
 
     def _place(self, iterator: int, step: int, block: str) -> str:
         """C text of the first element of a block."""
