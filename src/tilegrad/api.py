@@ -427,6 +427,8 @@ def compile(
     optimization: str = "-O3",
     flags: Sequence[str] = (),
     optimize: bool = True,
+    buffering: str = "auto",
+    tiled: bool = True,
     progress: Progress | None = None,
 ) -> Build:
     """Compile a model's training (or, without loss and optimizer, its inference) to a C project.
@@ -452,6 +454,9 @@ def compile(
         optimization: optimisation option of the C compiler.
         flags: further options of the C compiler.
         optimize: fuse and block loops; False gives the plainest C, bit for bit the same results.
+        buffering: ``"double"`` lets transfers overlap with kernels, ``"single"`` does not, ``"auto"`` chooses for every
+            group of kernels; on targets with a fast memory of their own.
+        tiled: cut the work into tiles for the fast memory; without it kernels work on tensors where they are.
         progress: called with a line of text when a stage begins.
 
     Raises:
@@ -467,6 +472,8 @@ def compile(
         raise UserError(f"bn is 'batch' or 'frozen', not {bn!r}")
     if clip_norm is not None and not clip_norm > 0:
         raise UserError(f"clip_norm must be positive, not {clip_norm}")
+    if buffering not in ("auto", "single", "double"):
+        raise UserError(f"buffering is 'auto', 'single' or 'double', not {buffering!r}")
     description = get_target(target) if isinstance(target, str) else target
     tell = progress or (lambda line: None)
     tell("importing the model")
@@ -494,7 +501,7 @@ def compile(
         verify_graph(graph)
         transform(graph, optimize=optimize)
         verify_graph(graph)
-    plan = plan_program(entries, description, Options(plain=not optimize))
+    plan = plan_program(entries, description, Options(plain=not optimize, tiled=tiled, buffering=buffering))
     validate_plan(plan, entries)
     tell("writing C")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tilegrad-")) / "project"

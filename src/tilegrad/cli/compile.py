@@ -11,6 +11,7 @@ from tilegrad.cli.options import (
     MODEL_HELP,
     ModelCommand,
     model_options,
+    take_machine,
     take_zoo_options,
     target_option,
     training_options,
@@ -27,8 +28,6 @@ def command(
     model: str,
     batch: int | None,
     seed: int,
-    target: str,
-    cores: int | None,
     out: str | None,
     inference: bool,
     **values: Any,
@@ -40,7 +39,7 @@ def command(
     from tilegrad.cli.job import Request, compile_request
     from tilegrad.cli.progress import Progress
 
-    zoo = take_zoo_options(values)
+    zoo, machine = take_zoo_options(values), take_machine(values)
     name = Path(model.rpartition(":")[2] if ".py:" in model else model).stem
     folder = Path(out) if out is not None else Path(f"{name}_c")
     request = Request(
@@ -49,9 +48,8 @@ def command(
         batch=batch,
         seed=seed,
         training=None if inference else values,
-        target=target,
+        machine=machine,
         out=folder,
-        cores=cores,
     )
     with Progress() as progress:
         _, build = compile_request(request, progress)

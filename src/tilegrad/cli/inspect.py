@@ -12,6 +12,7 @@ from tilegrad.cli.options import (
     MODEL_HELP,
     ModelCommand,
     model_options,
+    take_machine,
     take_zoo_options,
     target_option,
     training_options,
@@ -43,8 +44,6 @@ def command(
     model: str,
     batch: int | None,
     seed: int,
-    target: str,
-    cores: int | None,
     stages: tuple[str, ...],
     **values: Any,
 ) -> None:
@@ -53,7 +52,7 @@ def command(
     from tilegrad.cli.progress import Progress
 
     shown = [*stages, *(stage for stage in STAGES if values.pop(stage))] or ["graph"]
-    zoo = take_zoo_options(values)
+    zoo, machine = take_zoo_options(values), take_machine(values)
     with tempfile.TemporaryDirectory(prefix="tilegrad-") as folder:
         request = Request(
             model=model,
@@ -61,9 +60,8 @@ def command(
             batch=batch,
             seed=seed,
             training=None if set(shown) == {"graph"} else values,
-            target=target,
+            machine=machine,
             out=Path(folder) / "project",
-            cores=cores,
         )
         with Progress() as progress:
             _, build = compile_request(request, progress)

@@ -14,6 +14,7 @@ from tilegrad.errors import UserError
 
 if TYPE_CHECKING:
     from tilegrad.api import Build
+    from tilegrad.cli.options import Machine
     from tilegrad.cli.progress import Progress
     from tilegrad.cli.samples import Samples
     from tilegrad.cli.source import Source
@@ -38,11 +39,10 @@ class Request:
         batch: samples per batch, or None.
         seed: of everything that is drawn.
         training: the values of the training options; None for inference.
-        target: name of the target.
+        machine: where it runs and how it is planned.
         out: folder of the C project.
         cc: compiler, or None for the target's.
         sanitize: build with sanitizers.
-        cores: cores that share the work, or None for all.
         guard: check every access of the kernels against the plan.
         profile: count the first step's cycles by kernel.
         trace: file for a trace of the first step, or None.
@@ -53,11 +53,10 @@ class Request:
     batch: int | None
     seed: int
     training: Mapping[str, Any] | None
-    target: str
+    machine: Machine
     out: Path
     cc: str | None = None
     sanitize: bool = False
-    cores: int | None = None
     guard: bool = False
     profile: bool = False
     trace: Path | None = None
@@ -100,12 +99,9 @@ def compile_request(request: Request, progress: Progress) -> tuple[Source, Build
     """
     import tilegrad
     from tilegrad.cli.source import resolve
-    from tilegrad.targets import get_target
 
     arguments = training_arguments(request.training) if request.training is not None else {}
-    target = get_target(request.target)
-    if request.cores is not None:
-        target = target.with_cores(request.cores)
+    target = request.machine.describe()
     _check_watching(request, target)
     progress.stage("loading the model")
     source = resolve(request.model, request.zoo, batch=request.batch, seed=request.seed)
@@ -113,6 +109,8 @@ def compile_request(request: Request, progress: Progress) -> tuple[Source, Build
         source.model,
         source.example_inputs,
         target=target,
+        buffering=request.machine.buffering,
+        tiled=not request.machine.untiled,
         out=request.out,
         seed=request.seed,
         cc=request.cc,

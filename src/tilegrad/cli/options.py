@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tilegrad.errors import UserError
+
+if TYPE_CHECKING:
+    from tilegrad.targets import Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +79,10 @@ def _zoo_options() -> list[click.Option]:
         text = "; ".join(f"{model}: {option.help} [default: {option.default}]" for model, option in users)
         options.append(click.Option([f"--{name.replace('_', '-')}"], metavar=shown, help=text))
     return options
+
+
+#: Levels of memory that a budget can be given for.
+LEVELS = ("l1", "l2", "l3")
 
 
 def take_zoo_options(values: dict[str, Any]) -> dict[str, str]:
@@ -229,5 +237,71 @@ def target_option() -> Callable[[F], F]:
                 metavar="N",
                 help="Cores that share the work, for targets with several. [default: all]",
             ),
+            click.option("--runner", metavar="NAME", help="What runs the program, for targets with a choice."),
+            *(
+                click.option(
+                    f"--{level}",
+                    type=click.IntRange(1),
+                    metavar="BYTES",
+                    help=f"Budget of memory {level.upper()}: tensors, buffers and stacks. [default: the target's]",
+                )
+                for level in LEVELS
+            ),
+            click.option(
+                "--buffering",
+                type=click.Choice(["auto", "single", "double"]),
+                default="auto",
+                show_default=True,
+                help="Whether transfers overlap with kernels; auto chooses for every group.",
+            ),
+            click.option("--untiled", is_flag=True, help="No tiles: kernels work on tensors where they are."),
         ]
     )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a program runs and how it is planned, as the command line says.
+
+    Attributes:
+        target: name of the target.
+        cores: cores that share the work, or None for all.
+        runner: what runs the program, or None for the target's choice.
+        budgets: bytes by level of memory, where given.
+        buffering: ``auto``, ``single`` or ``double``.
+        untiled: no tiles.
+    """
+
+    target: str = "host"
+    cores: int | None = None
+    runner: str | None = None
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    buffering: str = "auto"
+    untiled: bool = False
+
+    def describe(self) -> Target:
+        """The target's description.
+
+        Raises:
+            UserError: there is no such target, or it does not have what is asked for.
+        """
+        from tilegrad.targets import get_target
+
+        found = get_target(self.target)
+        if self.cores is not None:
+            found = found.with_cores(self.cores)
+        if self.runner is not None:
+            found = found.with_runner(self.runner)
+        for level, budget in self.budgets.items():
+            found = found.with_memory(level, budget)
+        return found
+
+
+def take_machine(values: dict[str, Any]) -> Machine:
+    """Take the options of `target_option` out of a command's values."""
+    budgets = {level: values.pop(level) for level in LEVELS}
+    return Machine(
+        values.pop("target"), values.pop("cores"), values.pop("runner"),
+        {level.upper(): budget for level, budget in budgets.items() if budget is not None},
+        values.pop("buffering"), values.pop("untiled"),
+    )  # fmt: skip

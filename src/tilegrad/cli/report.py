@@ -13,6 +13,7 @@ from tilegrad.cli.options import (
     MODEL_HELP,
     ModelCommand,
     model_options,
+    take_machine,
     take_zoo_options,
     target_option,
     training_options,
@@ -47,8 +48,6 @@ def command(
     seed: int,
     steps: int,
     data: str | None,
-    target: str,
-    cores: int | None,
     cc: str | None,
     sanitize: bool,
     guard: bool,
@@ -66,9 +65,8 @@ def command(
     from tilegrad.cli.progress import Progress
     from tilegrad.report.page import Subject, render
     from tilegrad.report.tables import verdict_lines
-    from tilegrad.targets import get_target
 
-    zoo = take_zoo_options(values)
+    zoo, machine = take_zoo_options(values), take_machine(values)
     with TextFile(out) as file, tempfile.TemporaryDirectory(prefix="tilegrad-") as folder:
         request = Request(
             model=model,
@@ -76,13 +74,12 @@ def command(
             batch=batch,
             seed=seed,
             training=values,
-            target=target,
+            machine=machine,
             out=Path(folder) / "project",
             cc=cc,
             sanitize=sanitize,
-            cores=cores,
             guard=guard,
-            profile=get_target(target).simulated,
+            profile=machine.describe().simulated,
         )
         with Progress() as progress:
             outcome = train(request, steps=steps, data=data, progress=progress)

@@ -13,6 +13,7 @@ from tilegrad.cli.options import (
     MODEL_HELP,
     ModelCommand,
     model_options,
+    take_machine,
     take_zoo_options,
     target_option,
     training_options,
@@ -52,8 +53,6 @@ def command(
     seed: int,
     steps: int,
     data: str | None,
-    target: str,
-    cores: int | None,
     cc: str | None,
     sanitize: bool,
     profile: bool,
@@ -72,7 +71,7 @@ def command(
     from tilegrad.cli.progress import Progress
     from tilegrad.cli.summary import as_json, show
 
-    zoo = take_zoo_options(values)
+    zoo, machine = take_zoo_options(values), take_machine(values)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(JsonFile(json_file)) if json_file is not None else None
         if out is None:
@@ -83,11 +82,10 @@ def command(
             batch=batch,
             seed=seed,
             training=values,
-            target=target,
+            machine=machine,
             out=Path(out) if out is not None else folder,
             cc=cc,
             sanitize=sanitize,
-            cores=cores,
             guard=guard,
             profile=profile,
             trace=trace,
