@@ -94,9 +94,8 @@ def kernel_call(kernel: Kernel, loops: Sequence[TileLoop], pointers: Pointers) -
         for iterator, part in found.items():
             arguments.extend(bounds_text(spans[iterator], loops)[: len(_names_in(part))])
     for output in outputs:
-        if _init_parts(kernel, output, "x", loops):
-            spans = kernel.windows[output].spans
-            arguments.extend(text for span in spans if span.terms for text in bounds_text(span, loops))
+        for span in kernel.filled.get(output, ()):
+            arguments.extend(bounds_text(span, loops) if span.terms else ())
     if kernel.cut:
         starts = " && ".join(f"t{loop} == 0" for loop in kernel.cut)
         ends = " && ".join(f"t{loop} + n{loop} == {loops[loop].extent}" for loop in kernel.cut)
@@ -182,14 +181,14 @@ def _kernel_ranges(kernel: Kernel, loops: Sequence[TileLoop]) -> list[dict[int, 
 
 def _init_parts(kernel: Kernel, output: Value, name: str, loops: Sequence[TileLoop]) -> list[Range]:
     """The part of an output that a tile initialises, by the names of parameters; empty where it is all of it."""
-    window = kernel.windows.get(output)
-    if kernel.op.init is None or window is None or not any(span.terms for span in window.spans):
+    spans = kernel.filled.get(output, ())
+    if not any(span.terms for span in spans):
         return []
     return [
         Range(f"{name}_first{axis}", f"{name}_last{axis}", None, span.size(loops))
         if span.terms
         else Range.whole(span.extent)
-        for axis, span in enumerate(window.spans)
+        for axis, span in enumerate(spans)
     ]
 
 

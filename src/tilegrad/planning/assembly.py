@@ -28,6 +28,7 @@ class EntryAssembler:
         homes: the homes of tensors.
         memories: the levels by name.
         fast: the level of tile buffers.
+        between: the level of buffers between it and one that only transfers reach.
         names: identifiers in use.
     """
 
@@ -38,6 +39,7 @@ class EntryAssembler:
     homes: Homes
     memories: dict[str, Memory]
     fast: str
+    between: str
     names: Names
 
     def plan(self) -> EntryPlan:
@@ -59,17 +61,31 @@ class EntryAssembler:
         layout = cluster.layout
         buffers = self._buffers(cluster, first)
         loads, stores = [], []
+        bounces = first, first + len(cluster.ops)
         for value, part in layout.inputs.items():
             if not part.direct:
-                loads.append(Transfer(buffers[value], self.homes.of[self.views.root(value)], value, part.window, True))
+                home = self.homes.of[self.views.root(value)]
+                via = self._bounce(home, value, part, bounces)
+                loads.append(Transfer(buffers[value], home, value, part.window, True, via))
         for value, part in layout.outputs.items():
             if value in layout.needed and not part.direct:
-                stores.append(Transfer(buffers[value], self.homes.of[value], value, part.window, False))
+                home = self.homes.of[value]
+                via = self._bounce(home, value, part, bounces)
+                stores.append(Transfer(buffers[value], home, value, part.window, False, via))
         kernels = [self._kernel(cluster, k, op, first + k, buffers) for k, op in enumerate(cluster.ops)]
         name = self.names.unique(f"{self.graph.name}_group_{number:03d}")
         for transfer in (*loads, *stores):
             self.storages[transfer.home] = None
         return Group(name, layout.loops, kernels, loads, stores, layout.overlap, layout.cycles)
+
+    def _bounce(self, home: Storage, value: Value, part: Part, life: tuple[int, int]) -> Storage | None:
+        """The buffer between a tile buffer and a home that the DMA of the fast memory does not reach, or None."""
+        if self.memories[home.level].mapped:
+            return None
+        storage = Storage(self.names.unique(f"via_{value.name}"), part.bytes, self.between, [value])
+        storage.lower, storage.upper = life
+        self.storages[storage] = None
+        return storage
 
     def _buffers(self, cluster: Cluster, first: int) -> dict[Value, Storage]:
         """The tile buffers of a group by tensor; outputs that share one have the same."""
@@ -117,9 +133,10 @@ class EntryAssembler:
         both = [storage for storage in dict.fromkeys(reads.values()) if storage in writes.values()]
         name = self.names.unique(f"{self.graph.name}_{position:03d}_{op.phase}_{op.origin}")
         nests = range(len(op.nests))
+        filled = {} if op.init is None else {output: layout.outputs[output].window.spans for output in op.outputs}
         return Kernel(
             name, op, reads, writes, both, windows, tuple(layout.ranges[k, n] for n in nests),
-            tuple(layout.mappings[k, n] for n in nests), layout.cut(k),
+            tuple(layout.mappings[k, n] for n in nests), layout.cut(k), filled,
         )  # fmt: skip
 
     def _home_lives(self, end: int) -> None:

@@ -6,7 +6,6 @@ the window of an operand is the image of these ranges under its indices.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from tilegrad.ir.affine import Affine
 from tilegrad.ir.graph import Nest, StructuredOp, Value
 from tilegrad.planning.allocate import Buffer, lower_bound
 from tilegrad.planning.axes import Axis, Views
-from tilegrad.planning.mapping import Mapping, choose_mapping, nest_cycles, plain_mapping
+from tilegrad.planning.mapping import Mapping
 from tilegrad.planning.overwrite import may_overwrite
 from tilegrad.planning.plan import Window
 from tilegrad.planning.span import Span, TileLoop, image
+from tilegrad.planning.timing import Timings
 from tilegrad.targets.base import Memory, Target
 
 #: Cycles of a tile beside its kernels and transfers: loop control, and the barriers around the transfers.
@@ -98,8 +98,11 @@ class Setting:
         home: the memory of everything else.
         readers: the operations that read each tensor, itself or through views, by their `id`.
         kept: tensors that outlive the entry point.
+        timings: cycles of nests.
         resident: tensors that stay in the fast memory between groups.
-        plain: loops in declared order.
+        far: the memory that only transfers reach, if there is one.
+        distant: tensors whose home it is.
+        price: cycles that a byte counts for which a group leaves in the home memory.
     """
 
     target: Target
@@ -108,8 +111,11 @@ class Setting:
     home: Memory
     readers: dict[Value, frozenset[int]]
     kept: frozenset[Value]
+    timings: Timings
     resident: frozenset[Value] = frozenset()
-    plain: bool = False
+    far: Memory | None = None
+    distant: frozenset[Value] = frozenset()
+    price: float = 0.0
 
 
 @dataclass
@@ -168,10 +174,8 @@ class Layouts:
         self.views, self.setting = views, setting
         self._accesses: dict[int, list[Access]] = {}
         self._footprints: dict[tuple[object, ...], Footprint] = {}
-        self._timed: dict[tuple[object, ...], tuple[Mapping, float]] = {}
-        self._mappings: dict[tuple[int, tuple[int, ...]], Mapping] = {}
-        self._cycles: dict[tuple[int, tuple[int, ...], Mapping], float] = {}
         self._keep: list[object] = []  # ids stay unique while the objects live
+        self._free = setting.resident | setting.distant | setting.kept
 
     def layout(
         self, ops: Sequence[StructuredOp], axes: Sequence[Axis], steps: Sequence[int], *, overlap: bool,
@@ -197,7 +201,8 @@ class Layouts:
         )
         layout.forced = direct
         for value, part in outputs.items():
-            part.direct = value in self.setting.resident or (value in direct and value in needed)
+            forced = value in direct and value in needed and value not in self.setting.distant
+            part.direct = forced or value in self.setting.resident
         layout.shared = self._share(layout)
         layout.need = lower_bound([buffer for _, buffer in self.buffers(layout)])
         if layout.need <= self.setting.budget:
@@ -219,17 +224,6 @@ class Layouts:
                 reads.append((access.value, tuple(spans), access.loads))
             self._footprints[key] = Footprint(ranges, tuple(reads))
         return self._footprints[key]
-
-    def _compute(self, nest: Nest, spans: Sequence[Span], mapping: Mapping, loops: tuple[TileLoop, ...]) -> float:
-        """Cycles of a nest over all tiles; the last tile of a loop may be smaller."""
-        cycles = 0.0
-        variants = [[(loop.step, loop.extent // loop.step), (loop.extent % loop.step, 1)] for loop in loops]
-        for variant in itertools.product(*variants):
-            times = math.prod(count for _, count in variant)
-            if times and all(size for size, _ in variant):
-                tile = [TileLoop(size, size) for size, _ in variant]
-                cycles += times * self._nest_cycles(nest, tuple(span.size(tile) for span in spans), mapping)
-        return cycles
 
     def untiled(self, ops: Sequence[StructuredOp]) -> Layout:
         """One tile in which the kernels work on the homes of all tensors."""
@@ -322,7 +316,7 @@ class Layouts:
         root = self.views.root(part.value)
         if root in self.setting.resident or not part.size:
             return True
-        if not self.setting.home.mapped:
+        if root in self.setting.distant:
             return False
         if forced:
             return True
@@ -429,7 +423,11 @@ class Layouts:
         lines = _lines(part, loops)
         if home.dma_bytes_per_cycle is None:
             return 0.0
-        return times * (home.dma_setup_cycles + part.bytes / home.dma_bytes_per_cycle + LINE_CYCLES * (lines - 1))
+        once = home.dma_setup_cycles + part.bytes / home.dma_bytes_per_cycle + LINE_CYCLES * (lines - 1)
+        far = self.setting.far
+        if far is not None and far.dma_bytes_per_cycle and self.views.root(part.value) in self.setting.distant:
+            once += lines * far.dma_setup_cycles + part.bytes / far.dma_bytes_per_cycle
+        return times * once
 
     def _estimate(self, layout: Layout) -> None:
         target = self.setting.target
@@ -437,12 +435,8 @@ class Layouts:
         for k, op in enumerate(layout.ops):
             for n, nest in enumerate(op.nests):
                 spans = layout.ranges[k, n]
-                key = (id(nest), spans, layout.loops)
-                if key not in self._timed:
-                    mapping = self._mapping(nest, tuple(span.size(layout.loops) for span in spans))
-                    self._timed[key] = (mapping, self._compute(nest, spans, mapping, layout.loops))
-                layout.mappings[k, n] = self._timed[key][0]
-                compute += self._timed[key][1]
+                layout.mappings[k, n], cycles = self.setting.timings.of(nest, spans, layout.loops)
+                compute += cycles
         home, fast = self.setting.home, self.setting.fast
         transfers = 0.0
         issues = 0
@@ -465,21 +459,8 @@ class Layouts:
             layout.cycles = max(compute, transfers) + edges
         else:
             layout.cycles = compute + transfers
-
-    def _mapping(self, nest: Nest, sizes: tuple[int, ...]) -> Mapping:
-        key = (id(nest), sizes)
-        if key not in self._mappings:
-            target = self.setting.target
-            plain = self.setting.plain
-            self._mappings[key] = plain_mapping(nest, target.cores) if plain else choose_mapping(nest, target, sizes)
-            self._keep.append(nest)
-        return self._mappings[key]
-
-    def _nest_cycles(self, nest: Nest, sizes: tuple[int, ...], mapping: Mapping) -> float:
-        key = (id(nest), sizes, mapping)
-        if key not in self._cycles:
-            self._cycles[key] = nest_cycles(nest, self.setting.target, sizes, mapping)
-        return self._cycles[key]
+        left = sum(value.bytes for value in layout.needed if value not in self._free)
+        layout.cycles += self.setting.price * left
 
 
 def _position(layout: Layout, value: Value) -> int:

@@ -90,6 +90,7 @@ class Kernel:
         ranges: for every nest, the range of each of its iterators in a tile.
         mappings: for every nest, the structure of its loops.
         cut: tile loops that cut a reduction: the sums continue from tile to tile in the outputs' storages.
+        filled: where elements exist that no nest writes, the part of every output that one tile initialises.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Kernel:
     ranges: tuple[tuple[Span, ...], ...] = ()
     mappings: tuple[Mapping, ...] = ()
     cut: tuple[int, ...] = ()
+    filled: dict[Value, tuple[Span, ...]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -221,6 +223,7 @@ class Plan:
         constants: storage of every constant tensor.
         arenas: for every level, the size of its arena, shared by the entry points.
         memory: use of every level.
+        notes: what was done to stay within the budgets, for readers.
     """
 
     target: str
@@ -231,6 +234,7 @@ class Plan:
     arenas: dict[str, int]
     memory: dict[str, LevelUse]
     cores: int = 1
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON-compatible data."""

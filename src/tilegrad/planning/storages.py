@@ -107,7 +107,9 @@ class HomeFinder:
                 continue
             if target in self.kept:  # another store takes what it held before, at the end
                 continue
-            if self._may_replace(value, self.uses.get(target, ()), [store.target]):
+            if self.statics[target].level == self.level[value] and self._may_replace(
+                value, self.uses.get(target, ()), [store.target]
+            ):
                 direct[value] = target
         return direct
 

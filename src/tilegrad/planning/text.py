@@ -21,6 +21,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             for level, use in plan.memory.items()
         },
         "cores": plan.cores,
+        "notes": list(plan.notes),
         "arenas": dict(plan.arenas),
         "persistent": [{"name": s.name, "bytes": s.bytes, "level": s.level} for s in plan.persistent],
         "constants": [{"name": s.name, "bytes": s.bytes} for s in plan.constants],
@@ -80,6 +81,7 @@ def _kernel_json(kernel: Kernel) -> dict[str, Any]:
         "writes": sorted({s.name for s in kernel.writes.values()}),
         "ranges": [[format_span(span) for span in ranges] for ranges in kernel.ranges],
         "cut": list(kernel.cut),
+        "filled": {value.name: [format_span(span) for span in spans] for value, spans in kernel.filled.items()},
     }
 
 
@@ -110,6 +112,7 @@ def plan_text(plan: Plan) -> str:
             f"  memory {level}: peak {use.peak:,} bytes, lower bound {use.lower_bound:,}, capacity {limit}; "
             f"static {use.static:,}, arena {plan.arenas.get(level, 0):,}, runtime and stacks {use.reserved:,}"
         )
+    lines.extend(f"  {note}" for note in plan.notes)
     for storage in plan.persistent:
         lines.append(f"  static {storage.name}: {storage.bytes:,} bytes in {storage.level}")
     for storage in plan.constants:
@@ -156,6 +159,8 @@ def _group_text(group: Group, position: int) -> list[str]:
             tiled = [f"i{i} in {format_span(span)}" for i, span in enumerate(ranges) if not span.is_whole]
             if tiled:
                 lines.append(f"        tile: {', '.join(tiled)}")
+        for value, spans in kernel.filled.items():
+            lines.append(f"        {value.name}: initialised in {', '.join(format_span(span) for span in spans)}")
         for value, window in kernel.windows.items():
             lines.append(f"        {value.name}: {_window_text(window)}")
     lines.extend(f"    store {_transfer_text(transfer)}" for transfer in group.stores)
