@@ -101,7 +101,11 @@ def test_the_page_is_valid_and_can_be_read_without_eyes(either: Subject) -> None
     assert [len(page.all(tag)) for tag in ("title", "h1", "main", "nav")][1:] == [1, 1, 1]
     ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
     assert set(ids.values()) == {1}
-    assert {attributes["href"] for attributes in page.all("a")} == {f"#{name}" for name in ids if name != "tip"}
+    controlled = {attributes["aria-controls"] for attributes in page.all("button")}
+    assert controlled == {name for name in ids if str(name).startswith("more-")}
+    assert {attributes["href"] for attributes in page.all("a")} == {
+        f"#{name}" for name in ids if name not in controlled
+    }
     for drawing in page.all("svg"):
         hidden = drawing.get("aria-hidden") == "true"
         assert hidden or (drawing["role"] == "img" and drawing["aria-label"]), drawing
@@ -143,6 +147,8 @@ def test_the_host_says_that_it_has_no_cycles(hosted: Subject) -> None:
     words = Page(render(hosted)).text
     assert "has no cycle counter" in words
     assert "limited by" not in words
+    # Three products for each weight, two in the first layer.
+    assert "8,192" in words and "20,480" not in words
     assert "micro-batch" in words
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tilegrad.planning.plan import Plan
 from tilegrad.report.observe import UNITS, KernelProfile, StepProfile
 from tilegrad.report.page import svg
+from tilegrad.report.work import PASSES, multiply_adds
 
 WIDTH = 1080.0
 PHASES = ("forward", "backward", "optimizer")
@@ -84,6 +86,17 @@ def node_rows(profile: StepProfile, rate: float | None) -> list[Row]:
 def node_of(kernel: KernelProfile) -> str:
     """The node that a kernel counts for; the updates of all parameters count as one."""
     return "optimizer" if kernel.phase == "optimizer" else kernel.origin
+
+
+def static_work(plan: Plan) -> list[tuple[str, int, int]]:
+    """Nodes with multiply-adds: those of the forward pass and of the backward pass over one micro-batch."""
+    found: dict[str, list[int]] = {}
+    for entry in plan.entries:
+        for kernel in entry.kernels:
+            count = multiply_adds(kernel.op.nests) if entry.name in PASSES and kernel.op.phase != "optimizer" else 0
+            if count:
+                found.setdefault(kernel.op.origin, [0, 0])[kernel.op.phase == "backward"] += count
+    return [(name, forward, backward) for name, (forward, backward) in found.items()]
 
 
 def phase_rows(profile: StepProfile, rate: float | None) -> list[Row]:

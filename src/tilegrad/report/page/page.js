@@ -52,3 +52,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// What a group moves and where its buffers lie, shown when its name is pressed.
+for (const button of document.querySelectorAll("button[aria-controls]")) {
+  const more = document.getElementById(button.getAttribute("aria-controls"));
+  const show = (open) => { more.hidden = !open; button.setAttribute("aria-expanded", open); };
+  show(false);
+  button.addEventListener("click", () => show(more.hidden));
+}

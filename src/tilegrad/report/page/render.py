@@ -97,7 +97,9 @@ def _content(subject: Subject) -> dict[str, Any]:
         "unit_words": cycles.WORDS,
         "unit_notes": cycles.EXPLAINED,
     }
-    if profile is not None and profile.kernels:
+    if profile is None or not profile.kernels:
+        content["static_work"] = cycles.static_work(build.plan)
+    else:
         dma = next((m.dma_bytes_per_cycle for m in target.memories if m.dma_bytes_per_cycle), None)
         content |= {
             "phases": cycles.phase_rows(profile, rate),
