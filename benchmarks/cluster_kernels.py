@@ -78,6 +78,15 @@ def weights(k: int, c: int, h: int, w: int, taps: int, pad: int) -> None:
     d.sum(dy[o, i, j] * x[q, i, j + r - pad], (o, q, r))
 
 
+def weights_partial(k: int, h: int, w: int, taps: int, pad: int) -> None:
+    """The gradient of the kernel of a convolution of one channel, one sum per row."""
+    x, dy = tensor("x_in", h, w + taps - 1 - 2 * pad), tensor("dy_in", k, h, w)
+    d = Domain()
+    o, r, i = d.parallel(k, taps, h)
+    (j,) = d.reduction(w)
+    d.sum(dy[o, i, j] * x[i, j + r - pad], (o, r, i))
+
+
 def weights_rows(k: int, c: int, h: int, w: int, taps: int) -> None:
     """The gradient of the kernel of `forward_rows`."""
     x, dy = tensor("x_in", c, h + taps - 1, w), tensor("dy_in", k, h, w)
@@ -177,14 +186,14 @@ def update(n: int) -> None:
     p, g, rate = tensor("p_in", n), tensor("g_in", n), tensor("rate_in")
     d = Domain()
     (k,) = d.parallel(n)
-    d.assign(p[k] - rate[()] * g[k], (k,))
+    d.assign(sc.fma(-rate[()], g[k], p[k]), (k,))
 
 
 KERNELS: dict[str, tuple[Callable[..., None], tuple[int, ...]]] = {
     "conv0-1": (forward, (1, 1, 14, 701, 4, 2)),
     "conv0-2": (forward, (2, 1, 14, 701, 4, 2)),
-    "conv0-dw-1": (weights, (1, 1, 14, 701, 4, 2)),
-    "conv0-dw-2": (weights, (2, 1, 14, 701, 4, 2)),
+    "conv0-dw-1": (weights_partial, (1, 14, 701, 4, 2)),
+    "conv0-dw-2": (weights_partial, (2, 14, 701, 4, 2)),
     "conv1-4": (forward, (4, 8, 14, 88, 16, 8)),
     "conv1-8": (forward, (8, 8, 14, 88, 16, 8)),
     "conv1-dw-4": (weights, (4, 8, 14, 88, 16, 8)),

@@ -130,6 +130,7 @@ class CScope:
         iterators: the C text of an iterator where it differs from its own variable.
         accumulator: the C text of the finished accumulator, while a final expression is written.
         known: expressions whose value a local holds, and its name.
+        shortcuts: pointers into the middle of tensors: the position that each points to, and its name.
     """
 
     places: Mapping[Value, Place]
@@ -137,6 +138,7 @@ class CScope:
     counter: int = 0
     accumulator: str = ""
     known: dict[Expr, str] = field(default_factory=dict)
+    shortcuts: dict[Value, list[tuple[Affine, str]]] = field(default_factory=dict)
 
     def fresh(self, prefix: str = "t") -> str:
         """A new local variable."""
@@ -155,12 +157,28 @@ class CScope:
 
     def element(self, value: Value, index: Sequence[Affine]) -> str:
         """A tensor element as C text, its strides multiplied out."""
+        flat = self.flat(value, index)
+        near = [(flat - position, name) for position, name in self.shortcuts.get(value, ())]
+        near = [(distance, name) for distance, name in near if distance.is_constant]
+        if near:
+            distance, name = min(near, key=lambda found: abs(found[0].constant))
+            return f"{name}[{distance.constant}]"
         place = self.places[value]
-        flat = Affine()
-        for row, stride in zip(index, place.strides, strict=True):
-            flat = flat + row * stride
         origin = f" - {place.origin}" if place.origin else ""
         return f"{place.pointer}[{self.affine(flat)}{origin}]"
+
+    def flat(self, value: Value, index: Sequence[Affine]) -> Affine:
+        """The position of an element from the origin of its place."""
+        flat = Affine()
+        for row, stride in zip(index, self.places[value].strides, strict=True):
+            flat = flat + row * stride
+        return flat
+
+    def address(self, value: Value, flat: Affine) -> str:
+        """C text of a pointer to a position from the origin of a tensor's place."""
+        place = self.places[value]
+        origin = f" - {place.origin}" if place.origin else ""
+        return f"{place.pointer} + ({self.affine(flat)}{origin})"
 
     def guard(self, guard: Guard) -> str:
         """A predicate as C text; looked-up entries can be anything, so they are judged in 64 bits."""

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tilegrad.codegen.chains import ChainWriter
-from tilegrad.codegen.guards import interior, solve_at, solve_guard
+from tilegrad.codegen.guards import solve_at, solve_guard
 from tilegrad.codegen.nest import Offsets
+from tilegrad.codegen.pointers import RunningPointers, neighbourhoods
 from tilegrad.codegen.writer import fold, offset
 from tilegrad.ir.affine import Guard
 from tilegrad.ir.expr import Expr
+from tilegrad.planning.interior import interior
 
 #: Steps of a reduction: how far from its iterator, and which elements of the register tile have a term there.
 Terms = Sequence[tuple[Offsets, Sequence[int]]]
@@ -138,7 +140,7 @@ class ContractionWriter(ChainWriter):
         lanes = self.lanes()
         for k in self.complete:
             if k not in self.constants:
-                self.out.line(f"const int {self.scope.iterator(k)} = {self.ranges[k].first};")
+                self.fixed(k, self.ranges[k].first)
         self.start_all(lanes)
         self.roots = self.term_roots
         conditions = self.settle()
@@ -247,8 +249,10 @@ class ContractionWriter(ChainWriter):
         if main:
             stop = str(numbers[0] + main) if numbers is not None else f"{part.first} + {main}"
             advance = f"{name} += {self.unroll}" if self.unroll > 1 else f"++{name}"
-            with self._loop_head(f"for (int {name} = {part.first}; {name} < {stop}; {advance})"):
+            head = f"for (int {name} = {part.first}; {name} < {stop}; {advance})"
+            with self._pointers(lanes, part.first, stop) as pointers, self._loop_head(head):
                 self._straight(lanes, self.unroll)
+                pointers.advance(self.unroll)
         if part.count == main:
             return
         if numbers is not None:
@@ -256,27 +260,47 @@ class ContractionWriter(ChainWriter):
                 self._straight(lanes, part.count - main, first=not main and not self.outer and self.chain is None)
         else:
             with self.scoped(""):
-                self.out.line(f"const int {name} = {offset(part.first, str(main))};")
+                self.fixed(self.stepped, offset(part.first, str(main)))
                 self._straight(lanes, part.count - main)
 
     def _stepped_loop(self, lower: str, upper: str, lanes: Sequence[int], *, even: bool = False) -> None:
         """A loop with bounds that are known at run time; `even` where the unrolled steps divide its length."""
         name = self.scope.iterator(self._step_iterator)
         if self.unroll == 1:
-            with self._loop_head(f"for (int {name} = {lower}; {name} < {upper}; ++{name})"):
+            head = f"for (int {name} = {lower}; {name} < {upper}; ++{name})"
+            with self._pointers(lanes, lower, upper) as pointers, self._loop_head(head):
                 self._straight(lanes, 1)
+                pointers.advance(1)
             return
-        end = upper
-        if not upper.isidentifier():
-            end = self.scope.fresh("end")
-            self.out.line(f"const int {end} = {upper};")
+        end = upper if upper.isidentifier() else self._local("end", upper)
         with self.scoped(""):
             self.out.line(f"int {name} = {lower};")
-            with self._loop_head(f"for (; {name} <= {end} - {self.unroll}; {name} += {self.unroll})"):
-                self._straight(lanes, self.unroll)
-            if not even:
-                with self._loop_head(f"for (; {name} < {end}; ++{name})"):
-                    self._straight(lanes, 1)
+            with self._pointers(lanes, name, end) as pointers:
+                with self._loop_head(f"for (; {name} <= {end} - {self.unroll}; {name} += {self.unroll})"):
+                    self._straight(lanes, self.unroll)
+                    pointers.advance(self.unroll)
+                if not even:
+                    with self._loop_head(f"for (; {name} < {end}; ++{name})"):
+                        self._straight(lanes, 1)
+                        pointers.advance(1)
+
+    @contextmanager
+    def _pointers(self, lanes: Sequence[int], first: str, last: str) -> Iterator[RunningPointers]:
+        """The pointers of the loop over the stepped reduction; none where its compiler needs no help."""
+        tile = self.lanes()
+        roots = [
+            self.at(expr, tile[lane] | at)
+            for at in self._written(self.unroll)
+            for lane in lanes
+            for result in self.nest.results
+            for expr in result.exprs
+        ]
+        found = neighbourhoods(roots, self.scope, self._step_iterator) if self.mapping.hoist else []
+        pointers = RunningPointers(found, self._step_iterator, self.scope, self.out)
+        # Only a loop that is entered has places to point to.
+        empty = not (first.isdigit() and last.isdigit())
+        with self.scoped((f"if ({first} < {last})" if empty else "") if found else None), pointers.declared(first):
+            yield pointers
 
     @property
     def _step_iterator(self) -> int:
@@ -286,7 +310,7 @@ class ContractionWriter(ChainWriter):
     @contextmanager
     def _loop_head(self, head: str) -> Iterator[None]:
         """An innermost loop that stays as long as it is written: the instruction cache has room for no more."""
-        if self.mapping.unroll:
+        if self.mapping.hoist:
             self.out.line("TG_NO_UNROLL")
         with self.scoped(head):
             yield
@@ -393,7 +417,7 @@ class ContractionWriter(ChainWriter):
         ]
 
         def staircase() -> None:
-            self.out.line(f"const int {name} = {begin} - {size - 1};")
+            self.fixed(self._step_iterator, f"{begin} - {size - 1}", in_guards=False)
             self._terms(self._with_complete(stairs))
 
         def other() -> None:
@@ -423,7 +447,7 @@ class ContractionWriter(ChainWriter):
         ]
 
         def staircase() -> None:
-            self.out.line(f"const int {name} = {end};")
+            self.fixed(self._step_iterator, end, in_guards=False)
             self._terms(self._with_complete(stairs))
 
         def other() -> None:

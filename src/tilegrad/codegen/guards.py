@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tilegrad.codegen.c_expr import CScope, format_sum
-from tilegrad.ir.affine import Affine, Guard
-
-
-def _ascending(guard: Guard, iterator: int) -> tuple[Affine, int, int, int]:
-    """The guard with a positive coefficient of `iterator`: index, lower and upper bound, coefficient."""
-    index, lower, upper = guard.index, guard.lower, guard.upper
-    coefficient = index.coefficient(iterator)
-    if coefficient < 0:
-        return -index, 1 - upper, 1 - lower, -coefficient
-    return index, lower, upper, coefficient
-
-
-def interior(guard: Guard, iterator: int, extents: Sequence[int]) -> tuple[int, int]:
-    """Where a guard without lookups holds for every value of the other iterators: first, and one past the last."""
-    index, lower, upper, coefficient = _ascending(guard, iterator)
-    rest = (index - Affine.iterator(iterator) * coefficient).interval(extents)
-    assert rest is not None
-    return -(-(lower - rest[0]) // coefficient), -(-(upper - rest[1]) // coefficient)
+from tilegrad.ir.affine import Guard
+from tilegrad.planning.interior import ascending
 
 
 def solve_guard(guard: Guard, iterator: int, scope: CScope) -> tuple[str, str]:
     """Bounds that a guard without lookups sets for one iterator: smallest value, and one above the largest."""
-    index, lower, upper, coefficient = _ascending(guard, iterator)
+    index, lower, upper, coefficient = ascending(guard, iterator)
     terms = [(scope.iterator(i), -c) for i, c in index.terms if i != iterator]
     texts = [format_sum(terms, limit - index.constant) for limit in (lower, upper)]
     if coefficient == 1:
@@ -37,7 +19,7 @@ def solve_guard(guard: Guard, iterator: int, scope: CScope) -> tuple[str, str]:
 
 def solve_at(guard: Guard, iterator: int, values: dict[int, int]) -> tuple[int, int] | None:
     """The bounds of `solve_guard` as numbers for given values of the other iterators; None where one is missing."""
-    index, lower, upper, coefficient = _ascending(guard, iterator)
+    index, lower, upper, coefficient = ascending(guard, iterator)
     rest = index.constant
     for i, c in index.terms:
         if i != iterator:

@@ -42,6 +42,8 @@ def write_op(
         init_ranges: for outputs with elements that no nest writes, the part along every axis that the tile writes.
     """
     team = any(mapping.team for mapping in mappings)
+    if chain is not None and all(result.final is None for nest in op.nests for result in nest.results):
+        writer.line(f"(void){chain.end};")  # nothing happens to finished sums
     if op.init is not None:
         with writer.block(f"if ({chain.start})") if chain is not None else nullcontext():
             for output in op.outputs:

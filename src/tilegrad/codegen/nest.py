@@ -55,6 +55,11 @@ class NestWriter:
         self.reductions = [k for k in order if k >= nest.parallel]
         self.tile = [(k, size) for k, size in mapping.tile if k not in unit]
         self._iterators: dict[Expr, frozenset[int] | None] = {}
+        self._in_guards = {i for guard in self.nest.guards for i in guard.index.iterators()}
+        unguarded = replace(self.nest, guards=())
+        self._in_indices = {i for row in unguarded.indices() for i in row.iterators()}
+        if any(result.combiner == "argmax" for result in nest.results):
+            self._in_indices |= set(self.reductions)
 
     # Loops and guards
 
@@ -111,7 +116,7 @@ class NestWriter:
         name = self.scope.iterator(iterator)
         if not bound and not limits and part.count == step:
             with self.scoped(""):
-                self.out.line(f"const int {name} = {first};")
+                self.fixed(iterator, first)
                 body()
             return
         advance = f"++{name}" if step == 1 else f"{name} += {step}"
@@ -119,6 +124,11 @@ class NestWriter:
             for condition in conditions:
                 self.out.line(f"if (!{condition}) continue;")
             body()
+
+    def fixed(self, iterator: int, value: str, *, in_guards: bool = True) -> None:
+        """An iterator that has one value here; declared where an index or a guard still to be tested needs it."""
+        if iterator in self._in_indices or (in_guards and iterator in self._in_guards):
+            self.out.line(f"const int {self.scope.iterator(iterator)} = {value};")
 
     def divide(self, loops: Sequence[Step], body: Callable[[], None], *, guarded: bool) -> None:
         """Nested loops over parallel iterators, the outer ones divided over the cores of a team.

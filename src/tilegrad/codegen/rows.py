@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilegrad.codegen.chains import ChainWriter, accumulate
-from tilegrad.codegen.guards import interior
 from tilegrad.codegen.nest import Offsets
 from tilegrad.ir.graph import Result
+from tilegrad.planning.interior import interior
 
 
 class RowWriter(ChainWriter):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tilegrad.ir.affine import Guard
 from tilegrad.ir.expr import Expr, walk
 from tilegrad.ir.graph import Nest
+from tilegrad.planning.interior import interior
 from tilegrad.targets.base import Target
 from tilegrad.transforms.inline import linear_index
 
@@ -90,13 +91,16 @@ class Model:
         )
         self.results = len(nest.results) + sum(1 for result in nest.results if result.combiner == "argmax")
         terms = [expr for result in nest.results for expr in result.exprs]
-        ends = [expr for result in nest.results for expr in (result.start, result.final) if expr is not None]
+        finals = [result.final for result in nest.results if result.final is not None]
+        starts = [result.start for result in nest.results if result.start is not None]
         self.terms = _nodes(terms)
-        self.ends = _nodes(ends)
+        self.ends = _nodes([*starts, *finals])
+        self.final_operations = [float(sum(1 for node in walk(expr) if node.args)) for expr in finals]
         self.parallel = [k for k in range(nest.parallel) if nest.extents[k] > 1]
         self.reductions = [k for k in range(nest.parallel, len(nest.extents)) if nest.extents[k] > 1]
-        self.kept = [_kept(guard, nest.extents) for guard in nest.guards]
-        self.guarded = {i for guard in nest.guards for i in guard.index.iterators()}
+        self.stepped = frozenset(self.reductions[-1:])
+        self.guarded = frozenset(i for guard in nest.guards for i in guard.index.iterators())
+        self.kept = math.prod(_kept(g, nest.extents) for g in nest.guards if self.stepped & set(g.index.iterators()))
 
     def cycles(
         self, sizes: Sequence[int], tile: Sequence[tuple[int, int]], unroll: Mapping[int, int], divided: int | None
@@ -133,75 +137,102 @@ class Model:
         return total
 
     def _tile_cycles(self, sizes: Sequence[int], shape: Mapping[int, int], unroll: Mapping[int, int]) -> float:
-        """Cycles of one register tile on one core."""
-        lanes = math.prod(shape.values())
-        reductions = self.reductions
+        """Cycles of one register tile on one core, the mean of those inside and those in the border."""
+        coupled = self._coupled(shape)
+        if coupled is None:
+            return self._version(sizes, shape, unroll, self.guarded, border=False)
+        k, part = coupled
+        inside = self._version(sizes, shape, unroll, self.guarded - self.stepped, border=False) if part else 0.0
+        outside = self._version(sizes, shape, unroll, self.guarded, border=True) if part < 1 else 0.0
+        return part * inside + (1 - part) * outside
+
+    def _coupled(self, shape: Mapping[int, int]) -> tuple[int, float] | None:
+        """The iterator of the tile that a guard couples with the innermost reduction, and the part of tiles inside."""
+        for guard in self.nest.guards:
+            for k, size in shape.items():
+                if size > 1 and guard.index.coefficient(k) and not guard.index.lookups:
+                    first, last = interior(guard, k, self.nest.extents)
+                    extent = self.nest.extents[k]
+                    first, last = max(first, 0), min(last, extent)
+                    tiles = max((last // size) - -(-first // size), 0)
+                    return k, tiles * size / max(extent, 1)
+        return None
+
+    def _version(
+        self, sizes: Sequence[int], shape: Mapping[int, int], unroll: Mapping[int, int], guarded: frozenset[int],
+        *, border: bool,
+    ) -> float:  # fmt: skip
+        """Cycles of a register tile: for the innermost reduction, guards count where it is among `guarded`."""
+        lanes = lanes_of(shape)
         complete = []
-        for k in reversed(reductions):
-            if unroll.get(k, 0) < sizes[k] or k in self.guarded:
+        for k in reversed(self.reductions):
+            if unroll.get(k, 0) < sizes[k] or k in guarded:
                 break
             complete.append(k)
-        loops = [k for k in reductions if k not in complete]
+        loops = self.reductions[: len(self.reductions) - len(complete)]
         stepped = loops[-1] if loops else None
         steps = min(unroll.get(stepped, 1), max(sizes[stepped], 1)) if stepped is not None else 1
-        written = math.prod(sizes[k] for k in complete)
         inner = {k: sizes[k] for k in complete} | ({stepped: steps} if stepped is not None else {})
+        written = math.prod(inner.values())
 
-        once = _Count()
-        body = _Count()
+        once, body = _Count(), _Count()
+        # Without a loop inside, what neighbouring tiles share is evaluated outside of the loop over them.
+        moving = frozenset([list(shape)[-1]] if shape else self.parallel[-1:])
         for node in self.terms:
-            varies = bool(node.iterators & inner.keys())
-            (body if varies or not reductions else once).add(node, shape, inner, bool(node.iterators & shape.keys()))
+            if stepped is None and not node.iterators & moving and self.parallel:
+                body.registers += 0.0 if node.strides is None else float(_distinct(node, shape, inner))
+            elif node.iterators & inner.keys() or not self.reductions:
+                body.add(node, shape, inner)
+            elif node.iterators & shape.keys():
+                once.add(node, shape, {})
         for node in self.ends:
-            once.add(node, shape, {}, bool(node.iterators & shape.keys()))
-        once.instructions += lanes * self.results * 1.5
-        body.instructions += self.combine * lanes * steps * written
-        body.floats += self.float_combine * lanes * steps * written
-        spilled = max(lanes * len(self.nest.results) + body.registers + once.registers - REGISTERS, 0)
-        body.instructions += 2 * spilled
-
-        mixed = steps * written > 1
+            if node.iterators & moving:
+                once.add(node, shape, {})
+        for op in self.final_operations:
+            once.instructions += lanes * op
+            once.floats += lanes * op
+        once.instructions += lanes * self.results * (1.0 if stepped is None else 2.0)
+        body.instructions += self.combine * lanes * written
+        body.floats += self.float_combine * lanes * written
+        accumulators = lanes * len(self.nest.results) if self.reductions else 0
+        body.instructions += 2 * max(accumulators + min(body.registers, 30.0) + once.registers - REGISTERS, 0.0)
         if stepped is None:
-            return self._straight(once, mixed) + self._straight(body, mixed) + LOOP_CYCLES
+            once.instructions += body.instructions
+            once.floats += body.floats
+            once.serial += body.serial
+            return self._straight(once, mixed=False, control=LOOP_CYCLES + 1.0 * len(self.nest.results))
+        return self._looped(sizes, shape, loops, steps, once, body, guarded, border=border, mixed=written > 1)
+
+    def _looped(
+        self, sizes: Sequence[int], shape: Mapping[int, int], loops: Sequence[int], steps: int, once: _Count,
+        body: _Count, guarded: frozenset[int], *, border: bool, mixed: bool,
+    ) -> float:  # fmt: skip
+        """Cycles of a register tile with loops over reductions, of which `steps` are written out."""
+        stepped = loops[-1]
         outer = math.prod(sizes[k] for k in loops[:-1])
-        kept = math.prod(self.kept) if stepped in self.guarded else 1.0
-        count = sizes[stepped] * kept
-        looped = count > steps or stepped in self.guarded
-        per_step = self._straight(body, mixed, LOOP_CYCLES if looped else 0.0) / steps
-        run = count * per_step
-        code = body.instructions
-        if stepped in self.guarded:
-            run += ENTER_CYCLES + (steps - 1) / 2 * (per_step * 0.5 + LOOP_CYCLES)
-            border, more = self._border(sizes, shape, stepped, per_step)
-            run += border
-            code = 2 * code + more
-        elif looped and sizes[stepped] % steps:
+        dynamic = stepped in guarded
+        count = sizes[stepped] * (self.kept if dynamic else 1.0)
+        per_step = self._straight(body, mixed, LOOP_CYCLES) / steps
+        run, code = count * per_step, body.instructions
+        if border:
+            size = max(shape.values())
+            # In the border some lanes go on alone: half of a step for each.
+            count -= size / 2
+            run = max(count, 0.0) * per_step + 15.0 + (size - 1) * (0.5 * per_step + 3.0)
+            code = 2 * code + size * lanes_of(shape)
+        elif dynamic:
+            run += ENTER_CYCLES
+        if dynamic and steps > 1:
+            run += (steps - 1) / 2 * (0.5 * per_step + LOOP_CYCLES)
+            code *= 1.5
+        elif sizes[stepped] % steps:
             code *= 1 + (sizes[stepped] % steps) / steps
         if outer > 1 and code > CACHE_INSTRUCTIONS:
             run += (code - CACHE_INSTRUCTIONS) * MISS_CYCLES
-        refill = (
-            min(code, 2 * CACHE_INSTRUCTIONS) * MISS_CYCLES if code + once.instructions > CACHE_INSTRUCTIONS else 0.0
-        )
-        return self._straight(once, True) + outer * (run + ENTER_CYCLES) + LOOP_CYCLES + 0.5 * refill
-
-    def _border(
-        self, sizes: Sequence[int], shape: Mapping[int, int], stepped: int, per_step: float
-    ) -> tuple[float, float]:
-        """Cycles of the terms that only some lanes have, per pass of the innermost reduction; their instructions."""
-        cost = code = 0.0
-        for guard in self.nest.guards:
-            if not guard.index.coefficient(stepped):
-                continue
-            for k, size in shape.items():
-                if size > 1 and guard.index.coefficient(k):
-                    missing = 1 - _kept(guard, self.nest.extents)
-                    tiles = max(sizes[k] / size, 1.0)
-                    # How many of the tiles lie at an end, where their lanes differ.
-                    reach = sizes[stepped] / 2 + size if sizes[stepped] < sizes[k] else size / 2
-                    edge = min(2 * reach / size / tiles, 1.0) if missing > 0 else 0.0
-                    cost += edge * (15.0 + (size - 1) * (0.5 * per_step + 2.0) / 2)
-                    code += (size - 1) * size
-        return cost, code
+        refill = 0.0
+        if code + once.instructions > CACHE_INSTRUCTIONS:
+            refill = 0.7 * min(code + once.instructions, 2 * CACHE_INSTRUCTIONS) * MISS_CYCLES
+        return self._straight(once, mixed=True) + outer * (run + ENTER_CYCLES) + LOOP_CYCLES + refill
 
     def _straight(self, count: _Count, mixed: bool, control: float = 0.0) -> float:
         """Cycles of code without loops; `mixed` where loads stand between the arithmetic."""
@@ -219,10 +250,8 @@ class _Count:
         self.instructions = self.floats = self.serial = 0.0
         self.registers = 0.0
 
-    def add(self, node: _Node, shape: Mapping[int, int], inner: Mapping[int, int], varies: bool) -> None:
+    def add(self, node: _Node, shape: Mapping[int, int], inner: Mapping[int, int]) -> None:
         """Count the distinct evaluations of a node in a register tile."""
-        if not varies and not node.iterators & inner.keys():
-            return  # evaluated outside
         times = float(_distinct(node, shape, inner))
         self.instructions += times * node.instructions
         if node.strides is not None and inner:
@@ -232,6 +261,11 @@ class _Count:
         self.serial += times * node.serial
         if node.strides is not None:
             self.registers += float(_distinct(node, shape, {}))
+
+
+def lanes_of(shape: Mapping[int, int]) -> int:
+    """Elements of a register tile."""
+    return math.prod(shape.values())
 
 
 def _distinct(node: _Node, shape: Mapping[int, int], inner: Mapping[int, int]) -> int:

@@ -39,6 +39,14 @@ typedef uint32_t __attribute__((__may_alias__)) tg_u32;
 #define TG_NO_UNROLL
 #endif
 
+/* Keeps a pointer that runs along with a loop in a register of its own: compilers that see through several of them go
+   back to one counter and an addition for every load. */
+#if defined(__GNUC__) || defined(__clang__)
+#define TG_RUNNING(pointer) __asm__("" : "+r"(pointer))
+#else
+#define TG_RUNNING(pointer) (void)0
+#endif
+
 /* Code for several cores is executed by all of them together: loops over TG_FIRST(n) <= i < TG_LAST(n) are divided, and
    a barrier stands between operations. A target with cores or memories of its own names a header that says who and how
    many they are and how data moves; any other build runs the same code on one core in one memory. */
