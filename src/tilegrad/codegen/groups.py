@@ -191,7 +191,8 @@ class _GroupWriter:
         self._decode(_used_by_transfers(transfers))
         if not self.loops:
             self.out.line("(void)tile;")
-        for transfer in transfers:
+        # A store through a buffer between two memories waits in a group of its own: it comes behind the others.
+        for transfer in sorted(transfers, key=lambda t: not t.inward and t.via is not None):
             depth = transfer.window.depth
             inner = self._inner(depth)
             due = f"tile % {inner} == {0 if transfer.inward else inner - 1}"

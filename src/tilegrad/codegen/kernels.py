@@ -68,8 +68,7 @@ def kernel_function(kernel: Kernel, loops: Sequence[TileLoop]) -> list[str]:
     chain = None
     if kernel.cut:
         chain = Chain()
-        parameters.append(f"int {chain.start}")
-        parameters.extend([f"int {chain.end}"] if _finishes(kernel) else [])
+        parameters.extend([f"int {chain.start}", f"int {chain.end}"])
     writer = Writer()
     write_op(kernel.op, kernel.mappings, CScope(places), writer, ranges, chain, init_ranges)
     comment = [f"/* {comment_text(f'{kernel.op.phase}: {kernel.op.origin}')}"]
@@ -99,17 +98,12 @@ def kernel_call(kernel: Kernel, loops: Sequence[TileLoop], pointers: Pointers) -
     if kernel.cut:
         starts = " && ".join(f"t{loop} == 0" for loop in kernel.cut)
         ends = " && ".join(f"t{loop} + n{loop} == {loops[loop].extent}" for loop in kernel.cut)
-        arguments.extend([starts, ends] if _finishes(kernel) else [starts])
+        arguments.extend([starts, ends])
     return wrap(f"{kernel.name}(", arguments, ");")
 
 
 def _operands(kernel: Kernel) -> tuple[list[Value], list[Value]]:
     return [value for value in kernel.reads if value not in kernel.writes], list(kernel.writes)
-
-
-def _finishes(kernel: Kernel) -> bool:
-    """True where something happens to finished sums before they are stored."""
-    return any(result.final is not None for nest in kernel.op.nests for result in nest.results)
 
 
 def _moves(kernel: Kernel, value: Value) -> bool:

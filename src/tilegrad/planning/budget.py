@@ -21,7 +21,9 @@ from tilegrad.planning.timing import Timings
 from tilegrad.targets.base import Memory
 
 #: Plans that are tried.
-ATTEMPTS = 16
+ATTEMPTS = 24
+#: Prices of a byte in cycles that are tried before an action that costs more.
+PRICES = (0.25, 1.0, 4.0, 16.0)
 #: Tensors with fewer bytes stay where they are.
 SMALLEST = 1024
 #: What is freed at the peak is expected to exceed what is needed by this factor, since another peak comes up.
@@ -119,6 +121,11 @@ class BudgetSearch:
             if actions is None:
                 actions = self._actions()
             chosen = self._choose(plan, actions, use)
+            dearest = max((action.ratio for action in chosen), default=float("inf"))
+            price = next((price for price in PRICES if self.decision.price < price <= dearest), None)
+            if price is not None:
+                self.decision = replace(self.decision, price=price)
+                continue
             if not chosen:
                 break
             actions = [action for action in actions if action.value not in {taken.value for taken in chosen}]

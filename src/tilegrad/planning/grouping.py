@@ -2,24 +2,26 @@
 
 A group grows from its first operation along the order of the operations, once for every axis of that operation. An
 operation joins where the group with it is estimated to take no longer than the group and the operation one after the
-other: what they exchange then never leaves the fast memory. The axis under which most is saved wins. Everything is
-searched in a fixed order under fixed limits, so the same program gives the same plan.
+other: what they exchange then never leaves the fast memory. Where one group ends and the next begins is chosen for all
+groups together. Everything is searched in a fixed order under fixed limits, so the same program gives the same plan.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tilegrad.ir.graph import StructuredOp
 from tilegrad.planning.axes import Axis, Views, find_axis
 from tilegrad.planning.layout import Layout, Layouts, Setting
 
+#: Groups begin with operations that take at least so many cycles alone.
+HEAVY_CYCLES = 2500.0
 #: Operations that are passed over while a group grows.
-LOOK_AHEAD = 12
+LOOK_AHEAD = 8
 #: Operations of a group.
-GROUP_LIMIT = 64
+GROUP_LIMIT = 32
 #: Numbers of tiles along one axis that are tried.
 TILE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
 #: Numbers of tiles along each axis where there are several.
@@ -67,32 +69,66 @@ class Grouper:
         self._alone: dict[int, Layout] = {}
 
     def groups(self, ops: Sequence[StructuredOp]) -> list[Cluster]:
-        """The groups in execution order; operations keep their order except that independent ones change places."""
-        waiting = list(ops)
+        """The groups in execution order; operations keep their order except that independent ones change places.
+
+        Dynamic programming over the places where groups may begin: of all ways to divide the rest of the operations,
+        the one that saves most follows each group.
+        """
+        begins = [k for k, op in enumerate(ops) if k == 0 or self.alone(op).cycles >= HEAVY_CYCLES]
+        after = {begin: end for begin, end in zip(begins, [*begins[1:], len(ops)], strict=True)}
+        best: dict[int, tuple[float, list[Cluster], int]] = {len(ops): (0.0, [], 0)}
+        for begin in reversed(begins):
+            alone = [Cluster([op], self.alone(op)) for op in ops[begin : after[begin]]]
+            best[begin] = (best[after[begin]][0], alone, after[begin])
+            for seeds in self._hypotheses(ops[begin]):
+                for saved, clusters, end in self._segments(ops, begin, seeds, after):
+                    total = saved + best[end][0]
+                    if total > best[begin][0] * TOLERANCE:
+                        best[begin] = (total, clusters, end)
         groups: list[Cluster] = []
-        while waiting:
-            group, waiting = self._next(waiting)
-            groups.append(group)
+        place = 0
+        while place < len(ops):
+            _, clusters, place = best[place]
+            groups.extend(self._settled(cluster) for cluster in clusters)
         return groups
 
-    def _next(self, waiting: list[StructuredOp]) -> tuple[Cluster, list[StructuredOp]]:
-        """The group of the first operation, and the operations that remain."""
-        first = waiting[0]
-        best = Cluster([first], self.alone(first))
-        most, rest = 0.0, waiting[1:]
-        for seeds in self._hypotheses(first):
-            found = self._grow(first, seeds, waiting[1:])
-            if found is None:
+    def _segments(
+        self, ops: Sequence[StructuredOp], begin: int, seeds: tuple[int, ...], after: Mapping[int, int]
+    ) -> Iterator[tuple[float, list[Cluster], int]]:
+        """The ways in which a group along given axes may begin at a place: what is saved, the groups, the next place.
+
+        Operations that the group passes over follow it on their own.
+        """
+        axes = self._axes([ops[begin]], seeds)
+        layout = None if axes is None else self._best([ops[begin]], axes)
+        if layout is None:
+            return
+        group: list[StructuredOp] = [ops[begin]]
+        skipped: list[StructuredOp] = []
+        total = self.alone(ops[begin]).cycles
+        ends = set(after.values())
+        for place in range(begin + 1, len(ops) + 1):
+            if place in ends:
+                saved = total - layout.cycles
+                yield saved, [Cluster(group, layout), *(Cluster([op], self.alone(op)) for op in skipped)], place
+            if place == len(ops) or len(group) >= GROUP_LIMIT or len(skipped) > LOOK_AHEAD:
+                return
+            joining = self._joining(ops[place], group, skipped)
+            grown = self._joined(group, joining, seeds, layout) if joining else None
+            if grown is None:
+                skipped.append(ops[place])
                 continue
-            cluster, skipped = found
-            saved = sum(self.alone(op).cycles for op in cluster.ops) - cluster.layout.cycles
-            if saved > most * TOLERANCE:
-                best, most, rest = cluster, saved, skipped
-        if best.layout.loops:
-            final = self._best(best.ops, best.layout.axes, thorough=True)
-            if final is not None and final.cycles <= best.layout.cycles:
-                best = Cluster(best.ops, final)
-        return best, rest
+            group, layout = [*group, *joining], grown
+            total += sum(self.alone(op).cycles for op in joining)
+            skipped = [other for other in skipped if all(other is not taken for taken in joining)]
+
+    def _settled(self, cluster: Cluster) -> Cluster:
+        """A group under the best of all tile sizes along its axes."""
+        layout = cluster.layout
+        if not layout.loops:
+            return cluster
+        final = self._best(cluster.ops, layout.axes, thorough=True)
+        return cluster if final is None or final.cycles > layout.cycles else Cluster(cluster.ops, final)
 
     def _hypotheses(self, op: StructuredOp) -> list[tuple[int, ...]]:
         """Iterators of an operation whose axes a group may run along: none, one, or those that it needs alone."""
@@ -100,43 +136,30 @@ class Grouper:
         alone = tuple(axis.iterators[0, 0][0] for axis in self.alone(op).axes)
         return found if alone in found else [*found, alone]
 
-    def _grow(
-        self, first: StructuredOp, seeds: tuple[int, ...], waiting: Sequence[StructuredOp]
-    ) -> tuple[Cluster, list[StructuredOp]] | None:
-        """The group that grows along given axes, and what it leaves behind."""
-        axes = self._axes([first], seeds)
-        layout = None if axes is None else self._best([first], axes)
-        if layout is None:
-            return None
-        ops: list[StructuredOp] = [first]
-        skipped: list[StructuredOp] = []
-        for position, op in enumerate(waiting):
-            if len(ops) >= GROUP_LIMIT or len(skipped) > LOOK_AHEAD:
-                skipped.extend(waiting[position:])
-                break
-            grown = self._joined(ops, op, seeds, layout) if self._may_join(op, ops, skipped) else None
-            if grown is None:
-                skipped.append(op)
-            else:
-                ops, layout = [*ops, op], grown
-        return Cluster(ops, layout), skipped
-
-    def _may_join(self, op: StructuredOp, ops: Sequence[StructuredOp], skipped: Sequence[StructuredOp]) -> bool:
-        """An operation may join if it exchanges data with the group and waits for nothing that comes later."""
-        operands = {self.views.root(operand) for operand in op.operands}
-        if any(output in operands for other in skipped for output in other.outputs):
-            return False
-        return any(output in operands for other in ops for output in other.outputs)
+    def _joining(
+        self, op: StructuredOp, ops: Sequence[StructuredOp], skipped: Sequence[StructuredOp]
+    ) -> list[StructuredOp]:
+        """An operation that exchanges data with the group, and before it those passed over whose results it needs."""
+        inside = {output for other in ops for output in other.outputs}
+        wanted = {self.views.root(operand) for operand in op.operands}
+        if not wanted & inside:
+            return []
+        joining = [op]
+        for other in reversed(skipped):
+            if any(output in wanted for output in other.outputs):
+                joining.insert(0, other)
+                wanted |= {self.views.root(operand) for operand in other.operands}
+        return joining
 
     def _joined(
-        self, ops: Sequence[StructuredOp], op: StructuredOp, seeds: tuple[int, ...], layout: Layout
+        self, ops: Sequence[StructuredOp], joining: Sequence[StructuredOp], seeds: tuple[int, ...], layout: Layout
     ) -> Layout | None:
-        """The layout of a group with one more operation, where that does not cost more than it alone."""
-        more = [*ops, op]
+        """The layout of a group with more operations, where that does not cost more than they do alone."""
+        more = [*ops, *joining]
         axes = self._axes(more, seeds)
         if axes is None:
             return None
-        limit = layout.cycles + self.alone(op).cycles
+        limit = layout.cycles + sum(self.alone(op).cycles for op in joining)
         found = self._best(more, axes)
         return found if found is not None and found.cycles <= limit else None
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilegrad.ir.affine import Affine
-from tilegrad.ir.graph import StructuredOp, Value
-from tilegrad.transforms.inline import reads_of
+from tilegrad.ir.graph import Nest, StructuredOp, Value
 
 
 def may_overwrite(op: StructuredOp, output: Value, operand: Value) -> bool:
-    """True where every element of `operand` is read only for the element of `output` that takes its place."""
-    if len(op.nests) != 1 or len(op.outputs) != 1 or op.init is not None or op.nests[0].scatter:
+    """True where every element of `operand` is read only for the element of `output` that takes its place.
+
+    Pieces of an operation write disjoint elements; so each may overwrite what it reads at the place that it writes.
+    """
+    if len(op.outputs) != 1 or op.init is not None:
         return False
     if output.shape != operand.shape or output.dtype is not operand.dtype:
         return False
-    nest = op.nests[0]
-    if operand in nest.tables():
+    return all(_replaces(nest, operand) for nest in op.nests)
+
+
+def _replaces(nest: Nest, operand: Value) -> bool:
+    if nest.scatter or operand in nest.tables():
         return False
     unit = {k: Affine() for k, extent in enumerate(nest.extents) if extent == 1}
 
@@ -24,4 +29,4 @@ def may_overwrite(op: StructuredOp, output: Value, operand: Value) -> bool:
         return [row.substitute(unit) for row in index]
 
     index = rows(nest.results[0].index)
-    return all(rows(read) == index for read in reads_of(op, operand))
+    return all(rows(access.index) == index for access in nest.accesses() if access.value is operand)
