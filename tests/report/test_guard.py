@@ -118,6 +118,23 @@ def test_a_store_beyond_its_tensor() -> None:
     fails(build, batches, rf"'{name}' starts a DMA transfer that writes .* in tile {last}: .*'{home.name}'")
 
 
+def test_predictions_are_guarded() -> None:
+    build, batches = compiled()
+    plain = build.predict(batches[0][0])
+    entry = next(entry for entry in build.plan.entries if entry.name == "predict")
+    group = next(group for group in entry.groups if group.stores)
+    guarded(build)
+    assert build.predict(batches[0][0]).tobytes() == plain.tobytes()
+
+    build, batches = compiled()
+    home = f"(char *)tilegrad_{group.stores[0].home.name}"
+    name = f"{group.name}_store"
+    change(build, "predict", name, lambda body: body.replace(home, f"{home} + 4"))
+    guarded(build)
+    with pytest.raises(tg.RunError, match=rf"'{name}' starts a DMA transfer that writes"):
+        build.predict(batches[0][0])
+
+
 def test_a_load_that_nobody_waits_for() -> None:
     build, batches = compiled()
     group, storage = double_buffered_load(build)

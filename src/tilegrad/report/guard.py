@@ -7,14 +7,14 @@ its last use: where the window goes on, or where the life of the storage ends.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from tilegrad.codegen.project import ARENA, PREFIX, symbol
 from tilegrad.simulator import Access, Region
+from tilegrad.targets import Program, Session
 
 if TYPE_CHECKING:
     from tilegrad.api import Build
@@ -22,24 +22,49 @@ if TYPE_CHECKING:
     from tilegrad.planning.plan import EntryPlan, Group, Kernel, Plan, Storage, Transfer
     from tilegrad.simulator import Simulator
     from tilegrad.simulator.elf import Image
-    from tilegrad.targets import Session
 
 #: Symbol that holds the stacks of all cores, in the run-time code of simulated targets.
 STACKS = "tilegrad_stacks"
 
 
-def guarded(build: Build) -> None:
-    """Check every access that a kernel makes in later runs of the build against the plan.
+@dataclass(frozen=True, kw_only=True)
+class GuardedProgram(Program):
+    """A program whose sessions are guarded from their start.
 
-    A run in which a kernel touches what is not its own raises `RunError`, which names the kernel and the buffer.
+    Attributes:
+        program: the program itself.
+        plan: what it may do.
     """
 
-    @contextlib.contextmanager
-    def observe(session: Session) -> Iterator[None]:
-        set_guard(session.simulator, build.plan)
-        yield
+    program: Program
+    plan: Plan
 
-    build.observe = observe
+    def start(self) -> Session:
+        """Starts the program and its guard.
+
+        Raises:
+            RunError: it did not come up.
+            UserError: it runs on a real machine, where nobody can watch it.
+        """
+        session = self.program.start()
+        try:
+            set_guard(session.simulator, self.plan)
+        except BaseException:
+            session.kill()
+            raise
+        return session
+
+
+def guarded(build: Build) -> None:
+    """Check every access that a kernel makes in later runs and predictions of the build against the plan.
+
+    One in which a kernel touches what is not its own raises `RunError`, which names kernel, tile and buffer. Builds the
+    program if need be.
+    """
+    program = build.program
+    if not isinstance(program, GuardedProgram):
+        same = {item.name: getattr(program, item.name) for item in fields(Program)}
+        build._program = GuardedProgram(**same, program=program, plan=build.plan)
 
 
 def set_guard(simulator: Simulator, plan: Plan) -> None:
