@@ -85,6 +85,11 @@ class Step:
     reason: str
 
     @property
+    def title(self) -> str:
+        """The name that readers know it by: that of its kernel where it has one."""
+        return self.kernels[0][0] if len(self.kernels) == 1 else self.name
+
+    @property
     def inward(self) -> int:
         """Bytes that its loads move."""
         return sum(move.bytes for move in self.moves if move.inward)
