@@ -77,8 +77,9 @@ def draw_mapping(nest: Nest, rng: np.random.Generator) -> Mapping:
     loops = sum(1 for k in range(nest.parallel) if nest.extents[k] > 1)
     divided = int(rng.integers(0, loops + 1))
     return Mapping(
-        order, tile=tuple(tile[:3]), unroll=tuple(unroll), hoist=bool(rng.random() < 0.8), team=True, divided=divided
-    )
+        order, tile=tuple(tile[:3]), unroll=tuple(unroll), hoist=bool(rng.random() < 0.8), team=True, divided=divided,
+        cyclic=bool(rng.random() < 0.3),
+    )  # fmt: skip
 
 
 def draw_variant(op: StructuredOp, rng: np.random.Generator) -> Variant:

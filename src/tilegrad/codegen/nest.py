@@ -150,6 +150,9 @@ class NestWriter:
         def inner() -> None:
             self.loops(rest, body, guarded=guarded)
 
+        if self.mapping.cyclic:
+            self._turns(divided, inner, guarded=guarded)
+            return
         iterator, step = divided[-1]
         blocks = self.ranges[iterator].blocks(step)
         if len(divided) == 1:
@@ -166,19 +169,32 @@ class NestWriter:
         self.out.line(f"const int {first} = TG_FIRST({total}), {last} = TG_LAST({total});")
         start = f"{first} / {blocks if blocks.isdigit() else f'tg_max({blocks}, 1)'}"
         with self.scoped(f"for (int {share} = {start}; {share} * {blocks} < {last}; ++{share})"):
-            for place, (iterator, step) in enumerate(divided[:-1]):
-                inner = product(counts[place + 1 : -1])
-                text = share if inner == "1" else f"{share} / {inner}"
-                text = text if place == 0 else f"{text} % {counts[place]}"
-                self.out.line(f"const int {self.scope.iterator(iterator)} = {self._place(iterator, step, text)};")
-                self.open.add(iterator)
-            for condition in self.settle() if guarded else []:
-                self.out.line(f"if (!{condition}) continue;")
+            self._decode(divided[:-1], share, guarded=guarded)
             self.hoist()
             iterator, step = divided[-1]
             begin, end = f"tg_max({first} - {share} * {blocks}, 0)", f"tg_min({last} - {share} * {blocks}, {blocks})"
             limits = [self._place(iterator, step, text) for text in (begin, end)]
             self.loop(iterator, step, body, guarded=guarded, limits=limits)
+
+    def _turns(self, divided: Sequence[Step], body: Callable[[], None], *, guarded: bool) -> None:
+        """Several divided loops as one whose passes the cores take in turns."""
+        total = product([self.ranges[k].blocks(step) for k, step in divided])
+        share = self.scope.fresh("share")
+        with self.scoped(f"for (int {share} = TG_CORE; {share} < {total}; {share} += TG_CORES)"):
+            self._decode(divided, share, guarded=guarded)
+            body()
+
+    def _decode(self, loops: Sequence[Step], share: str, *, guarded: bool) -> None:
+        """The iterators of several loops from their common counter."""
+        counts = [self.ranges[k].blocks(step) for k, step in loops]
+        for place, (iterator, step) in enumerate(loops):
+            inner = product(counts[place + 1 :])
+            text = share if inner == "1" else f"{share} / {inner}"
+            text = text if place == 0 else f"{text} % {counts[place]}"
+            self.out.line(f"const int {self.scope.iterator(iterator)} = {self._place(iterator, step, text)};")
+            self.open.add(iterator)
+        for condition in self.settle() if guarded else []:
+            self.out.line(f"if (!{condition}) continue;")
 
     def _place(self, iterator: int, step: int, block: str) -> str:
         """C text of the first element of a block."""

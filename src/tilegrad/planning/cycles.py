@@ -30,12 +30,18 @@ ROW_CYCLES = 25.0
 CACHE_INSTRUCTIONS = 120
 #: Cycles to fetch an instruction from behind it.
 MISS_CYCLES = 1.0
+#: How many instructions are fetched for each that is too many.
+MISS_GROWTH = 2.2
 #: Float registers for accumulators and operands.
 REGISTERS = 31
-#: Cycles of a loop in which all loads come before all arithmetic, so that cores that share a float unit take turns ...
-TURNS = 1.07
-#: ... and of one that is written out further, where they get in each other's way; per cycle of the unit.
+#: Where all loads come before all arithmetic, cores that share a float unit take turns: the part of the unit's time
+#: that is lost, twice of it where loads are fewer than arithmetic ...
+TURNS = 0.035
+EVEN_TURNS = 0.93
+#: ... and where loads stand between the arithmetic, cores get in each other's way: cycles per cycle of the unit.
 COLLISIONS = 1.18
+#: Cycles for a value that finds no register: store, load and the wait for it.
+SPILL_CYCLES = 3.0
 #: Bytes that the offsets of loads from one pointer reach.
 REACH = 4000
 #: Instructions for a load that needs a pointer of its own.
@@ -141,7 +147,7 @@ class Model:
         coupled = self._coupled(shape)
         if coupled is None:
             return self._version(sizes, shape, unroll, self.guarded, border=False)
-        k, part = coupled
+        _, part = coupled
         inside = self._version(sizes, shape, unroll, self.guarded - self.stepped, border=False) if part else 0.0
         outside = self._version(sizes, shape, unroll, self.guarded, border=True) if part < 1 else 0.0
         return part * inside + (1 - part) * outside
@@ -195,7 +201,7 @@ class Model:
         body.instructions += self.combine * lanes * written
         body.floats += self.float_combine * lanes * written
         accumulators = lanes * len(self.nest.results) if self.reductions else 0
-        body.instructions += 2 * max(accumulators + min(body.registers, 30.0) + once.registers - REGISTERS, 0.0)
+        body.instructions += SPILL_CYCLES * max(accumulators + body.registers + once.registers - REGISTERS, 0.0)
         if stepped is None:
             once.instructions += body.instructions
             once.floats += body.floats
@@ -219,7 +225,7 @@ class Model:
             # In the border some lanes go on alone: half of a step for each.
             count -= size / 2
             run = max(count, 0.0) * per_step + 15.0 + (size - 1) * (0.5 * per_step + 3.0)
-            code = 2 * code + size * lanes_of(shape)
+            code += 0.6 * size * lanes_of(shape)
         elif dynamic:
             run += ENTER_CYCLES
         if dynamic and steps > 1:
@@ -227,19 +233,18 @@ class Model:
             code *= 1.5
         elif sizes[stepped] % steps:
             code *= 1 + (sizes[stepped] % steps) / steps
-        if outer > 1 and code > CACHE_INSTRUCTIONS:
-            run += (code - CACHE_INSTRUCTIONS) * MISS_CYCLES
-        refill = 0.0
-        if code + once.instructions > CACHE_INSTRUCTIONS:
-            refill = 0.7 * min(code + once.instructions, 2 * CACHE_INSTRUCTIONS) * MISS_CYCLES
+        if outer > 1:
+            run += _misses(code)
+        refill = 0.7 * _misses(code + once.instructions)
         return self._straight(once, mixed=True) + outer * (run + ENTER_CYCLES) + LOOP_CYCLES + refill
 
     def _straight(self, count: _Count, mixed: bool, control: float = 0.0) -> float:
         """Cycles of code without loops; `mixed` where loads stand between the arithmetic."""
-        instructions = count.instructions + max(count.instructions - CACHE_INSTRUCTIONS, 0.0) * MISS_CYCLES + control
+        instructions = count.instructions + _misses(count.instructions) + control
         unit = count.floats * self.shared
         if self.shared > 1:
-            unit *= COLLISIONS if mixed else TURNS
+            even = instructions >= EVEN_TURNS * unit
+            unit *= COLLISIONS if mixed else 1.0 + TURNS if even else 1.0 + 2 * TURNS
         return max(instructions * 1.03, unit) + count.serial * self.cores
 
 
@@ -260,7 +265,13 @@ class _Count:
         self.floats += times * node.floats
         self.serial += times * node.serial
         if node.strides is not None:
-            self.registers += float(_distinct(node, shape, {}))
+            self.registers += times  # compilers load as early as they can
+
+
+def _misses(instructions: float) -> float:
+    """Cycles to fetch the code of a loop in every pass: replacement is random, so a little too much is a lot."""
+    beyond = max(instructions - CACHE_INSTRUCTIONS, 0.0)
+    return min(MISS_GROWTH * beyond, instructions) * MISS_CYCLES
 
 
 def lanes_of(shape: Mapping[int, int]) -> int:

@@ -32,6 +32,8 @@ MOST_LANES = 20
 UNROLLED_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 #: Register tiles that are compared again for the sizes of a tile.
 FAVOURITES = 12
+#: Cycles of a pass of the divided loops from which it does not matter what it takes to find its place.
+LONG_PASS = 150.0
 #: Dividing fewer loops over the cores may cost this part of the time that dividing all of them takes.
 UNEVEN = 0.01
 
@@ -56,6 +58,8 @@ class Mapping:
         team: whether several cores execute the nest together.
         divided: how many of the outermost parallel loops, those of the register tile included, are divided over the
             cores.
+        cyclic: whether the cores take turns with the passes of the divided loops, because these differ in length; else
+            every core takes a range of them.
     """
 
     order: tuple[int, ...]
@@ -66,6 +70,7 @@ class Mapping:
     hoist: bool = False
     team: bool = False
     divided: int = 0
+    cyclic: bool = False
 
 
 def plain_mapping(nest: Nest, cores: int = 1) -> Mapping:
@@ -157,7 +162,18 @@ def _divide(key: _Key, mapping: Mapping, sizes: tuple[int, ...]) -> Mapping:
         for divided in range(1, len(loops) + 1)
     ]
     divided = next(k for k, cost in enumerate(costs, 1) if cost <= min(costs) * (1 + UNEVEN))
+    shares = math.prod(sizes[k] for k in loops) / math.prod(size for _, size in mapping.tile)
+    if _uneven(nest, mapping) and min(costs) * cores / max(shares, 1) >= LONG_PASS:
+        return replace(mapping, divided=len(loops), cyclic=True)
     return replace(mapping, divided=divided)
+
+
+def _uneven(nest: Nest, mapping: Mapping) -> bool:
+    """Whether the loops around the register tile differ in how many terms their elements have."""
+    tile = {k for k, size in mapping.tile if size > 1}
+    guarded = [set(guard.index.iterators()) for guard in nest.guards]
+    reduced = [found for found in guarded if any(k >= nest.parallel for k in found)]
+    return any(k < nest.parallel for found in reduced for k in found) and not any(tile & found for found in reduced)
 
 
 # Scalar cores: register tiles around the reduction
