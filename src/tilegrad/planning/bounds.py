@@ -38,7 +38,7 @@ def _sections(buffers: Sequence[Buffer]) -> list[int]:
     ends = sorted({buffer.upper for buffer in buffers})
     moments = []
     position = 0
-    for start, following in zip(starts, [*starts[1:], ends[-1] if ends else 0], strict=True):
+    for start, following in zip(starts, [*starts[1:], *ends[-1:]], strict=True):
         while position < len(ends) and ends[position] <= start:
             position += 1
         if position < len(ends) and ends[position] <= following:
