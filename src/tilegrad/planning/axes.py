@@ -125,13 +125,30 @@ class _Search:
         return self.ops[place[0]].nests[place[1]]
 
     def _spread(self, place: Place, iterator: int, scale: Fraction) -> bool:
-        """From an iterator to the outputs that it indexes; a reduction only if it may be cut."""
+        """From an iterator to the tensors that it indexes; a reduction only if it may be cut."""
         nest = self._nest(place)
+        if not self._to_operands(nest, iterator, scale):
+            return False
         if iterator >= nest.parallel:
             return self._may_cut(place, iterator)
         for result in nest.results:
             for output in result.outputs:
                 if not self._to_value(output, result.index, nest, iterator, scale):
+                    return False
+        return True
+
+    def _to_operands(self, nest: Nest, iterator: int, scale: Fraction) -> bool:
+        """From an iterator to the tensors written in the group that the nest reads."""
+        for access in nest.accesses():
+            root = self.views.root(access.value)
+            if root not in self.producer:
+                continue
+            for axis, row in enumerate(access.index):
+                if not row.coefficient(iterator):
+                    continue
+                coefficient = split_row(row, nest.extents, iterator)
+                dim = axis if root is access.value else self.views.aligned(access.value, root).get(axis)
+                if coefficient is None or dim is None or not self._cut(root, dim, scale * coefficient):
                     return False
         return True
 
@@ -158,11 +175,14 @@ class _Search:
         coefficient = split_row(index[dim], nest.extents, iterator)
         if coefficient is None:
             return False
-        found = (dim, scale * coefficient)
-        if output in self.dims:
-            return self.dims[output] == found
-        self.dims[output] = found
-        return self._from_value(output, *found)
+        return self._cut(output, dim, scale * coefficient)
+
+    def _cut(self, value: Value, dim: int, scale: Fraction) -> bool:
+        """Note that the axis cuts a tensor; False if it cuts it elsewhere already."""
+        if value in self.dims:
+            return self.dims[value] == (dim, scale)
+        self.dims[value] = (dim, scale)
+        return self._from_value(value, dim, scale)
 
     def _from_value(self, value: Value, dim: int, scale: Fraction) -> bool:
         """From an axis of a tensor to the iterators that write and read it."""

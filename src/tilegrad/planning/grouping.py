@@ -18,6 +18,8 @@ from tilegrad.planning.layout import Layout, Layouts, Setting
 
 #: Groups begin with operations that take at least so many cycles alone.
 HEAVY_CYCLES = 2500.0
+#: Cycles that a larger group must save.
+LEAST_SAVING = 50.0
 #: Operations that are passed over while a group grows.
 LOOK_AHEAD = 8
 #: Operations of a group.
@@ -83,7 +85,7 @@ class Grouper:
             for seeds in self._hypotheses(ops[begin]):
                 for saved, clusters, end in self._segments(ops, begin, seeds, after):
                     total = saved + best[end][0]
-                    if total > best[begin][0] * TOLERANCE:
+                    if total > best[begin][0] + LEAST_SAVING:
                         best[begin] = (total, clusters, end)
         groups: list[Cluster] = []
         place = 0
