@@ -200,6 +200,7 @@ class BudgetSearch:
         if far is None or not far.dma_bytes_per_cycle:
             return []
         views = views_of(graph)
+        stored = {views.root(store.value) for store in graph.stores}  # goes where what it replaces is
         touches: dict[Value, int] = {}
         for op in graph.ops:
             if isinstance(op, StructuredOp):
@@ -207,7 +208,8 @@ class BudgetSearch:
                     touches[value] = touches.get(value, 0) + 1
         actions = []
         for value, count in touches.items():
-            if value.bytes >= SMALLEST and not value.is_constant and value.dtype.size >= 2:
+            movable = value not in stored and not value.is_constant and value.dtype.size >= 2
+            if value.bytes >= SMALLEST and movable:
                 cycles = count * (far.dma_setup_cycles + value.bytes / far.dma_bytes_per_cycle)
                 actions.append(_Action(value, False, cycles))
         return actions

@@ -151,6 +151,11 @@ class Grouper:
             if any(output in wanted for output in other.outputs):
                 joining.insert(0, other)
                 wanted |= {self.views.root(operand) for operand in other.operands}
+        # State is replaced in place, so whatever reads the old state must not come later.
+        replaced = {self.setting.replaces[output] for output in op.outputs if output in self.setting.replaces}
+        later = [other for other in skipped if all(other is not taken for taken in joining)]
+        if any(self.views.root(operand) in replaced for other in later for operand in other.operands):
+            return []
         return joining
 
     def _joined(

@@ -7,6 +7,7 @@ the window of an operand is the image of these ranges under its indices.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping as Mapping_
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -99,6 +100,7 @@ class Setting:
         readers: the operations that read each tensor, itself or through views, by their `id`.
         kept: tensors that outlive the entry point.
         timings: cycles of nests.
+        replaces: new state and the persistent tensor that it replaces.
         resident: tensors that stay in the fast memory between groups.
         far: the memory that only transfers reach, if there is one.
         distant: tensors whose home it is.
@@ -112,6 +114,7 @@ class Setting:
     readers: dict[Value, frozenset[int]]
     kept: frozenset[Value]
     timings: Timings
+    replaces: Mapping_[Value, Value] = field(default_factory=dict)
     resident: frozenset[Value] = frozenset()
     far: Memory | None = None
     distant: frozenset[Value] = frozenset()

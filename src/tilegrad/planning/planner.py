@@ -120,7 +120,8 @@ class ProgramPlanner:
         reserved = self.target.reserved.get(self.fast.name, 0)
         budget = sys.maxsize if self.fast.capacity is None else self.fast.capacity - reserved
         setting = Setting(
-            self.target, self.fast, budget, self.home, readers, kept, self.timings, far=self.far,
+            self.target, self.fast, budget, self.home, readers, kept, self.timings,
+            replaces={views.root(store.value): store.target for store in graph.stores}, far=self.far,
             distant=decision.distant | frozenset(distant), price=decision.price,
         )  # fmt: skip
         grouper = Grouper(views, setting, self.options.buffering)

@@ -97,7 +97,7 @@ def _fits(
         position += len(cluster.ops)
     begins.append(position)
     buffers.extend(Buffer(begins[c.first], begins[c.last + 1], c.size) for c in chosen)
-    offsets = allocate(buffers)
+    offsets = allocate(buffers, effort="quick")
     peak = max((offset + b.size for offset, b in zip(offsets, buffers, strict=True)), default=0)
     return peak <= setting.budget or not chosen
 
