@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import tilegrad as tg
 from tilegrad.models import build_model, synthetic_data
@@ -133,6 +136,35 @@ def test_predictions_are_guarded() -> None:
     guarded(build)
     with pytest.raises(tg.RunError, match=rf"'{name}' starts a DMA transfer that writes"):
         build.predict(batches[0][0])
+
+
+class Delay(nn.Module):
+    """Remembers its last two inputs: nothing computes them, so that the program has to copy them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(5))
+        self.register_buffer("last", torch.zeros(3, 5))
+        self.register_buffer("older", torch.zeros(3, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.older.copy_(self.last)
+        self.last.copy_(x)
+        return x * self.scale
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_copies_at_the_end_of_an_entry_point(number: int) -> None:
+    batch = (np.ones((3, 5), np.float32), np.arange(3))
+    build = tg.compile(Delay(), (torch.ones(3, 5),), tg.losses.CrossEntropy(), tg.optim.SGD(), target="siracusa")
+    copies = next(entry for entry in build.plan.entries if entry.name == "train").copies
+    assert len(copies) == 2
+    guarded(build)
+    assert build.run([batch], 2).buffers["older"].tobytes() == batch[0].tobytes()
+    target = f"memcpy(tilegrad_{copies[number].target.name}, "
+    change(build, "train", "tilegrad_train", replace_once(target, target.replace(",", " + 1,")))
+    build._program = None  # to be built from what the folder holds now
+    fails(build, [batch], rf"'tilegrad_train' writes 4 bytes .* offset 60 of its buffer '{copies[number].target.name}'")
 
 
 def test_a_load_that_nobody_waits_for() -> None:

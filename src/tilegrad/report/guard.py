@@ -1,4 +1,4 @@
-"""What the plan lets every function of a program touch, as regions for the simulator's guard.
+"""What the plan lets every function of a program touch, as regions for the simulator's guard; guarded programs.
 
 A kernel may read its operands and use its outputs, where they are in the tile at hand; the functions that move the data
 of a group may move it between its homes and the copies of its buffers that are due. What a buffer in L1 holds dies with
@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+import numpy.typing as npt
+
 from tilegrad.codegen.project import ARENA, PREFIX, symbol
 from tilegrad.simulator import Access, Region
 from tilegrad.targets import Program, Session
+from tilegrad.targets.base import Array
 
 if TYPE_CHECKING:
     from tilegrad.api import Build
@@ -25,11 +28,13 @@ if TYPE_CHECKING:
 
 #: Symbol that holds the stacks of all cores, in the run-time code of simulated targets.
 STACKS = "tilegrad_stacks"
+#: The bytes that the simulated memories start with; words of L1 that hold nothing else count as never written.
+UNWRITTEN = 0x57
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardedProgram(Program):
-    """A program whose sessions are guarded from their start.
+    """A program whose entry points are guarded whenever they are called.
 
     Attributes:
         program: the program itself.
@@ -39,8 +44,16 @@ class GuardedProgram(Program):
     program: Program
     plan: Plan
 
+    @staticmethod
+    def of(program: Program, plan: Plan) -> GuardedProgram:
+        """A program with a guard; one that has a guard keeps it."""
+        if isinstance(program, GuardedProgram):
+            return program
+        same = {item.name: getattr(program, item.name) for item in fields(Program)}
+        return GuardedProgram(**same, program=program, plan=plan)
+
     def start(self) -> Session:
-        """Starts the program and its guard.
+        """Starts the program.
 
         Raises:
             RunError: it did not come up.
@@ -48,11 +61,65 @@ class GuardedProgram(Program):
         """
         session = self.program.start()
         try:
-            set_guard(session.simulator, self.plan)
+            return GuardedSession(session, self.plan)
         except BaseException:
             session.kill()
             raise
-        return session
+
+
+class GuardedSession(Session):
+    """A session that guards the kernels anew in every call, so that tiles are counted from its beginning.
+
+    Args:
+        session: the session itself, on a simulated machine.
+        plan: what its program may do.
+    """
+
+    def __init__(self, session: Session, plan: Plan) -> None:
+        self._session, self._simulator = session, session.simulator
+        self._guard = regions(plan, self._simulator.image), _common(plan, self._simulator.image)
+        self._scratch = self._simulator.image.symbols.get(f"{ARENA}_l1")
+        self.symbols, self.entries = session.symbols, session.entries
+        self.seconds, self.cycles = session.seconds, session.cycles
+
+    @property
+    def simulator(self) -> Simulator:
+        """See `Session.simulator`."""
+        return self._simulator
+
+    def write(self, symbol: str, data: Array) -> None:
+        """See `Session.write`."""
+        self._session.write(symbol, data)
+
+    def read(self, symbol: str, dtype: npt.DTypeLike, shape: Sequence[int]) -> Array:
+        """See `Session.read`."""
+        return self._session.read(symbol, dtype, shape)
+
+    def call(self, entry: str, repeat: int = 1) -> int | None:
+        """See `Session.call`.
+
+        Raises:
+            RunError: also where a kernel, a transfer or a copy touches what is not its own.
+        """
+        cycles: int | None = 0
+        for _ in range(repeat):
+            if (
+                self._scratch is not None
+            ):  # nothing there outlives a call; what is left of the last one counts as unwritten
+                self._simulator.write(self._scratch.address, bytes([UNWRITTEN]) * self._scratch.size)
+            self._simulator.guard(*self._guard)
+            took = self._session.call(entry)
+            cycles = None if cycles is None or took is None else cycles + took
+            self.seconds, self.cycles = self._session.seconds, self._session.cycles
+        return cycles
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        self._session.close()
+
+    def kill(self) -> None:
+        """See `Session.kill`."""
+        self._session.kill()
 
 
 def guarded(build: Build) -> None:
@@ -61,20 +128,7 @@ def guarded(build: Build) -> None:
     One in which a kernel touches what is not its own raises `RunError`, which names kernel, tile and buffer. Builds the
     program if need be.
     """
-    program = build.program
-    if not isinstance(program, GuardedProgram):
-        same = {item.name: getattr(program, item.name) for item in fields(Program)}
-        build._program = GuardedProgram(**same, program=program, plan=build.plan)
-
-
-def set_guard(simulator: Simulator, plan: Plan) -> None:
-    """Guard the kernels and the transfers of a plan on a machine with its program."""
-    simulator.guard(regions(plan, simulator.image), _common(plan, simulator.image), entry_symbols(plan))
-
-
-def entry_symbols(plan: Plan) -> list[str]:
-    """The C functions of the entry points."""
-    return [f"{PREFIX}_{entry.name}" for entry in plan.entries]
+    build._program = GuardedProgram.of(build.program, build.plan)
 
 
 def present(entry: EntryPlan, image: Image) -> list[Kernel]:
@@ -98,6 +152,7 @@ def regions(plan: Plan, image: Image) -> dict[str, list[Region]]:
                 name = f"{group.name}_{suffix}"
                 if transfers and name in image.symbols:
                     found[name] = _transfer_regions(transfers, group, places, ends)
+        found[f"{PREFIX}_{entry.name}"] = list(_copy_regions(entry, places))
     return found
 
 
@@ -206,6 +261,13 @@ def _transfer_regions(
                 direction = Access.READ if transfer.inward else Access.WRITE
                 found.append(Region(home.name, places.address(home), transfer.value.bytes, direction, tile=tile))
     return found
+
+
+def _copy_regions(entry: EntryPlan, places: _Places) -> Iterator[Region]:
+    """What the entry point itself may touch: behind the last kernel it replaces persistent tensors by copies."""
+    for copy in entry.copies:
+        yield Region(copy.target.name, places.address(copy.target), copy.bytes, Access.WRITE)
+        yield Region(copy.source.name, places.address(copy.source), copy.bytes, Access.READ)
 
 
 def _last_users(group: Group, kernels: Sequence[Kernel], position: int) -> dict[Storage, Kernel | Transfer]:

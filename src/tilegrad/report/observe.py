@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilegrad.errors import RunError
-from tilegrad.report.guard import entry_symbols, present, set_guard
+from tilegrad.report.guard import guarded, present
 from tilegrad.report.timeline import Execution, Timeline, read_trace
 from tilegrad.report.work import PASSES, multiply_adds
 from tilegrad.simulator.library import STALL_KINDS
@@ -145,21 +145,21 @@ def record_step(
     def observe(session: Session) -> Iterator[None]:
         nonlocal timeline
         simulator = session.simulator
-        if guard:
-            set_guard(simulator, build.plan)
-        else:
-            simulator.kernels(_functions(build.plan, simulator.image), entry_symbols(build.plan))
+        simulator.kernels(_functions(build.plan, simulator.image))
         simulator.trace()
         simulator.profile()
         yield
         functions.extend(simulator.profiles())
         timeline = _timeline(simulator, trace)
 
-    before, build.observe = build.observe, observe
+    before = build.observe, build.program
+    build.observe = observe
     try:
+        if guard:
+            guarded(build)
         run = build.run(batches, 1)
     finally:
-        build.observe = before
+        build.observe, build._program = before
     cycles = (run.train_cycles or 0) + (run.opt_cycles or 0)
     ran = dict.fromkeys(execution.function for execution in timeline.executions)
     inside = timeline.of(name for name in ran if name in kernels).executions
