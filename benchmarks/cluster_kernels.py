@@ -132,18 +132,18 @@ def variance(c: int, h: int, w: int) -> None:
     d.sum((z[q, i, j] - m[q]) * (z[q, i, j] - m[q]), (q, i))
 
 
-def _normalised(z: Value, q: Affine, i: Affine, j: Affine, c: int) -> Expr:
-    m, s, b = tensor("m_in", c), tensor("s_in", c), tensor("b_in", c)
+def _normalised(z: Value, q: Affine, i: Affine, j: Affine, m: Value, s: Value) -> Expr:
+    b = tensor("b_in", m.shape[0])
     return sc.fma(z[q, i, j] - m[q], s[q], b[q])
 
 
 def pool(c: int, h: int, w: int, window: int) -> None:
     """Batch normalisation, ReLU and maximum with its position."""
-    z = tensor("z_in", c, h, w)
+    z, m, s = tensor("z_in", c, h, w), tensor("m_in", c), tensor("s_in", c)
     d = Domain()
     q, i, j = d.parallel(c, h, w // window)
     (r,) = d.reduction(window)
-    y = _normalised(z, q, i, j * window + r, c)
+    y = _normalised(z, q, i, j * window + r, m, s)
     d.argmax(sc.select((y > 0.0) | y.differs(y), y, 0.0), (q, i, j))
 
 
@@ -166,18 +166,18 @@ def normalisation_gradient(c: int, h: int, w: int) -> None:
     s, m, e, f = tensor("s_in", c), tensor("m_in", c), tensor("e_in", c), tensor("f_in", c)
     d = Domain()
     q, i, j = d.parallel(c, h, w)
-    y = _normalised(z, q, i, j, c)
+    y = _normalised(z, q, i, j, m, s)
     gradient = sc.select((y > 0.0) | y.differs(y), dy[q, i, j], 0.0)
     d.assign(sc.fma(s[q], gradient, sc.fma(z[q, i, j] - m[q], e[q], f[q])), (q, i, j))
 
 
 def gradient_sums(c: int, h: int, w: int) -> None:
     """Partial sums of the gradient behind ReLU."""
-    z, dy = tensor("z_in", c, h, w), tensor("dy_in", c, h, w)
+    z, dy, m, s = tensor("z_in", c, h, w), tensor("dy_in", c, h, w), tensor("m_in", c), tensor("s_in", c)
     d = Domain()
     q, i = d.parallel(c, h)
     (j,) = d.reduction(w)
-    y = _normalised(z, q, i, j, c)
+    y = _normalised(z, q, i, j, m, s)
     d.sum(sc.select((y > 0.0) | y.differs(y), dy[q, i, j], 0.0), (q, i))
 
 
@@ -248,8 +248,8 @@ def multiply_adds(op: StructuredOp) -> int:
     return count
 
 
-def project(op: StructuredOp, mapping: Mapping, target: Target, folder: Path) -> str:
-    """Write a program whose only entry point calls the kernel; returns the text of the kernel."""
+def project(op: StructuredOp, mapping: Mapping, target: Target, folder: Path) -> tuple[str, dict[Value, str]]:
+    """Write a program whose only entry point calls the kernel; returns the text of the kernel and the operands."""
     values = list(dict.fromkeys([*op.operands, *op.outputs]))
     names = {value: f"{'out' if value in op.outputs else value.name}_{k}" for k, value in enumerate(values)}
     writer = Writer()
@@ -275,7 +275,7 @@ def project(op: StructuredOp, mapping: Mapping, target: Target, folder: Path) ->
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return kernel
+    return kernel, {value: f"data_{names[value]}" for value in op.operands}
 
 
 def pairs(text: str | None) -> tuple[tuple[int, int], ...]:
@@ -295,13 +295,17 @@ def measure(name: str, target: Target, options: argparse.Namespace) -> None:
     if options.divided is not None:
         mapping = dataclasses.replace(mapping, divided=options.divided)
     with tempfile.TemporaryDirectory() as folder:
-        text = project(op, mapping, target, Path(folder))
+        text, symbols = project(op, mapping, target, Path(folder))
         if options.source:
             print(text)
         program = target.build(Path(folder), cc=options.cc)
         if options.keep:
             Path(options.keep).write_bytes(Path(program.executable).read_bytes())
         with program.start() as session:
+            rng = np.random.default_rng(0)
+            for value, symbol in symbols.items():
+                data = rng.uniform(-1, 1, value.size) if value.dtype.is_float else rng.integers(0, 4, value.size)
+                session.simulator.write(symbol, data.astype(value.dtype.numpy))
             session.call("tilegrad_run")
             if options.hot:
                 session.simulator.profile(instructions=True)

@@ -9,7 +9,9 @@ from tilegrad.codegen.c_expr import add, least, literal, local_type
 from tilegrad.codegen.nest import NestWriter, Offsets
 from tilegrad.errors import InternalError
 from tilegrad.ir.affine import Affine
+from tilegrad.ir.expr import Expr
 from tilegrad.ir.graph import Nest, Result
+from tilegrad.planning.maxima import floor_of
 
 
 def accumulate(result: Result, terms: Sequence[str], accumulator: str) -> str:
@@ -58,7 +60,7 @@ class ChainWriter(NestWriter):
         """The accumulators take their first values."""
         for r, result in enumerate(self.nest.results):
             kind = f"{local_type(result.dtype)} " if declare else ""
-            texts = [least(result.dtype) if result.combiner in ("max", "argmax") else literal(0, result.dtype)]
+            texts = [self._least(result) if result.combiner in ("max", "argmax") else literal(0, result.dtype)]
             texts *= len(lanes)
             if result.start is not None:
                 texts = self.scope.evaluate([self.at(result.start, lane) for lane in lanes], self.out.line)
@@ -66,37 +68,59 @@ class ChainWriter(NestWriter):
                 name = self.accumulator(r, number)
                 self.out.line(f"{kind}{name} = {text};")
                 if result.combiner == "argmax":
-                    self.out.line(f"{'int32_t ' if declare else ''}{name}_at = -1;")
+                    first = 0 if self._always else -1
+                    self.out.line(f"{'int32_t ' if declare else ''}{name}_at = {first};")
 
     def accumulator(self, result: int, lane: int) -> str:
         """The local variable of a lane."""
         return f"acc{result}_{lane}"
 
-    def combine(self, result: Result, name: str, terms: Sequence[str], lane: Offsets, *, first: bool = False) -> None:
-        """Take up one term; `first` where it is sure to be the first one of a maximum."""
+    @property
+    def _always(self) -> bool:
+        """Whether every element is sure to have its first term, at position 0."""
+        return self.chain is None and not self.nest.guards and 0 not in self.nest.extents[self.nest.parallel :]
+
+    def _least(self, result: Result) -> str:
+        """What a maximum begins with: what no term falls below."""
+        bound = floor_of(result.exprs[0]) if self._raises(result) else None
+        return least(result.dtype) if bound is None else literal(bound[1], result.dtype)
+
+    def _raises(self, result: Result) -> bool:
+        """Whether terms of a maximum that are cut off from below can be taken as they are."""
+        return self._always and self.mapping.hoist and result.combiner in ("max", "argmax") and result.dtype.is_float
+
+    def term(self, result: Result) -> tuple[Expr, ...]:
+        """The expressions of a term as `combine` wants them."""
+        bound = floor_of(result.exprs[0]) if self._raises(result) else None
+        return result.exprs if bound is None else (bound[0],)
+
+    def name_terms(self, result: Result, texts: Sequence[str]) -> list[str]:
+        """Terms of a maximum as locals, which are compared more than once."""
+        names = [self.scope.fresh("v") for _ in texts]
+        for name, text in zip(names, texts, strict=True):
+            self.out.line(f"const {local_type(result.dtype)} {name} = {text};")
+        return names
+
+    def combine(self, result: Result, name: str, terms: Sequence[str], lane: Offsets) -> None:
+        """Take up one term; for a maximum, the name of a local."""
         if result.combiner not in ("max", "argmax"):
             self.out.line(f"{name} = {accumulate(result, terms, name)};")
             return
         at = self.scope.affine(self.index_at([position(self.nest)], lane)[0])
-        if first:
-            self.out.line(f"{name} = {terms[0]};")
-            if result.combiner == "argmax":
-                self.out.line(f"{name}_at = {at};")
-            return
-        term = self.scope.fresh("v")
-        self.out.line(f"const {local_type(result.dtype)} {term} = {terms[0]};")
+        term = terms[0]
         # A maximum that is NaN stays, and a term that is NaN replaces any other.
-        larger = f"!({term} <= {name}) && {name} == {name}" if result.dtype.is_float else f"{term} > {name}"
+        if result.dtype.is_float:
+            larger = f"!({term} <= {name})"
+            rarely = f"__builtin_expect({larger}, 0)" if self.mapping.hoist else larger
+            larger = f"{rarely} && {name} == {name}"
+        else:
+            larger = f"{term} > {name}"
         if result.combiner == "max":
             self.out.line(f"{name} = ({larger}) ? {term} : {name};")
             return
-        missing = "" if self.sure else f" || {name}_at < 0"
-        with self.out.block(f"if (({larger}){missing})"):
+        with self.out.block(f"if ({larger})" if self._always else f"if (({larger}) || {name}_at < 0)"):
             self.out.line(f"{name} = {term};")
             self.out.line(f"{name}_at = {at};")
-
-    #: Whether a maximum is sure to have had a term already.
-    sure = False
 
     def store_all(self, lanes: Sequence[Offsets]) -> None:
         """Store the accumulators of a register tile."""

@@ -21,6 +21,7 @@ from tilegrad.codegen.pointers import RunningPointers, neighbourhoods
 from tilegrad.codegen.writer import fold, offset
 from tilegrad.ir.affine import Guard
 from tilegrad.ir.expr import Expr
+from tilegrad.ir.graph import Result
 from tilegrad.planning.interior import interior
 
 #: Steps of a reduction: how far from its iterator, and which elements of the register tile have a term there.
@@ -102,7 +103,7 @@ class ContractionWriter(ChainWriter):
     def _list_roots(self) -> None:
         lanes, results = self.lanes(), self.nest.results
         ends = [expr for result in results for expr in (result.start, result.final) if expr is not None]
-        terms = [expr for result in results for expr in result.exprs]
+        terms = [expr for result in results for expr in self.term(result)]
         self.term_roots = [self.at(e, lane | step) for step in self._written(1) for lane in lanes for e in terms]
         self.roots = [self.at(expr, lane) for expr in ends for lane in lanes] + self.term_roots
         self.inside_roots: list[Expr] = []
@@ -164,15 +165,16 @@ class ContractionWriter(ChainWriter):
         """The terms of tiles of which some lanes may lack some."""
         inside = self._inside_tiles(guard)
         self.pending.remove(guard)  # it is in the bounds of the lanes, or cannot fail
-        if inside.all or self._is_inside:
+        if inside.all or self._part == "inside":
             self._reduce(self._plain_terms)
             return
         places = inside.places
-        outer = [place for place in places if not inside.holds(place)] if places is not None else None
-        self._reduce(lambda: self._ragged(guard, inside.iterator, inside.size, outer))
+        if places is not None and self._part == "border":
+            places = [place for place in places if not inside.holds(place)]
+        self._reduce(lambda: self._ragged(guard, inside.iterator, inside.size, places))
 
-    #: Whether what is written is for tiles that no guard can cut.
-    _is_inside = False
+    #: Which tiles lines are being written for: those "inside", which no guard can cut, those in the "border", or all.
+    _part = "all"
 
     def loop(
         self, iterator: int, step: int, body: Callable[[], None], *, guarded: bool, limits: Sequence[str] = ()
@@ -190,14 +192,15 @@ class ContractionWriter(ChainWriter):
         self.open.add(iterator)
         start, stop = fold("tg_max", [first, begin]), fold("tg_min", [last, end])
         with self.scoped(f"for (int {name} = {start}; {name} < {stop}; {name} += {step})"):
-            self._is_inside = True
+            self._part = "inside"
             body()
-            self._is_inside = False
         with self.scoped(f"for (int {name} = {first}; {name} < {last}; {name} += {step})"):
             with self.scoped(f"if ({name} >= {begin} && {name} < {end})"):
                 self.out.line(f"{name} = {end} - {step};")
                 self.out.line("continue;")
+            self._part = "border"
             body()
+        self._part = "all"
 
     def _inside_bounds(self, inside: _Inside, origin: str) -> tuple[str, str]:
         """C text of the position of the first tile inside, and of the one behind the last."""
@@ -228,7 +231,7 @@ class ContractionWriter(ChainWriter):
         """All lanes have the same terms."""
         lanes = range(len(self.lanes()))
         if self.stepped is None:
-            self._straight(lanes, 1, first=not self.outer and self.chain is None and not self.nest.guards)
+            self._straight(lanes, 1)
             return
         part = self.ranges[self.stepped]
         guards = [g for g in self.pending if self.stepped in set(g.index.iterators())]
@@ -257,7 +260,7 @@ class ContractionWriter(ChainWriter):
             return
         if numbers is not None:
             with self._constant(self.stepped, numbers[0] + main), self.scoped():
-                self._straight(lanes, part.count - main, first=not main and not self.outer and self.chain is None)
+                self._straight(lanes, part.count - main)
         else:
             with self.scoped(""):
                 self.fixed(self.stepped, offset(part.first, str(main)))
@@ -293,7 +296,7 @@ class ContractionWriter(ChainWriter):
             for at in self._written(self.unroll)
             for lane in lanes
             for result in self.nest.results
-            for expr in result.exprs
+            for expr in self.term(result)
         ]
         found = neighbourhoods(roots, self.scope, self._step_iterator) if self.mapping.hoist else []
         pointers = RunningPointers(found, self._step_iterator, self.scope, self.out)
@@ -315,28 +318,33 @@ class ContractionWriter(ChainWriter):
         with self.scoped(head):
             yield
 
-    def _straight(self, lanes: Sequence[int], steps: int, *, first: bool = False) -> None:
-        self._terms([(at, lanes) for at in self._written(steps)], first=first)
+    def _straight(self, lanes: Sequence[int], steps: int) -> None:
+        self._terms([(at, lanes) for at in self._written(steps)])
 
-    def _terms(self, terms: Terms, *, first: bool = False) -> None:
+    def _terms(self, terms: Terms) -> None:
         """Terms without loops, those of one step side by side."""
         tile, results = self.lanes(), self.nest.results
 
-        def roots(at: Offsets, lanes: Sequence[int], r: int) -> list[Expr]:
-            return [self.at(expr, tile[lane] | at) for lane in lanes for expr in results[r].exprs]
+        def roots(at: Offsets, lanes: Sequence[int], result: Result) -> list[Expr]:
+            return [self.at(expr, tile[lane] | at) for lane in lanes for expr in self.term(result)]
 
         with self.scoped():
-            every = [e for at, lanes in terms for r in range(len(results)) for e in roots(at, lanes, r)]
+            every = [e for at, lanes in terms for result in results for e in roots(at, lanes, result)]
             uses = self.scope.uses(every)
-            for at, lanes in terms:
+            # The terms of a maximum are all there before the first comparison: behind a branch, loads are waited for.
+            named = {
+                (r, step): self.name_terms(result, self.scope.evaluate(roots(at, lanes, result), self.out.line, uses))
+                for step, (at, lanes) in enumerate(terms)
+                for r, result in enumerate(results)
+                if result.combiner in ("max", "argmax")
+            }
+            for step, (at, lanes) in enumerate(terms):
                 for r, result in enumerate(results):
-                    texts = self.scope.evaluate(roots(at, lanes, r), self.out.line, uses)
+                    texts = named.get((r, step)) or self.scope.evaluate(roots(at, lanes, result), self.out.line, uses)
                     width = len(result.exprs)
                     for place, lane in enumerate(lanes):
                         mine = texts[place * width : (place + 1) * width]
-                        self.combine(result, self.accumulator(r, lane), mine, tile[lane] | at, first=first)
-                self.sure, first = self.sure or first, False
-        self.sure = False
+                        self.combine(result, self.accumulator(r, lane), mine, tile[lane] | at)
 
     # Lanes with different ranges of terms
 

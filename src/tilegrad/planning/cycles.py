@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from tilegrad.ir.affine import Guard
 from tilegrad.ir.expr import Expr, walk
-from tilegrad.ir.graph import Nest
+from tilegrad.ir.graph import Nest, Result
 from tilegrad.planning.interior import interior
+from tilegrad.planning.maxima import floor_of
 from tilegrad.targets.base import Target
 from tilegrad.transforms.inline import linear_index
 
@@ -57,7 +58,9 @@ _INSTRUCTIONS = {
 _SERIAL = {"div": 14.0, "sqrt": 14.0}
 _INTEGER = ("const", "index", "acc", "read", "select", "and", "or", "xor", "not", "shl", "shr", "cast", "neg", "abs")
 #: Instructions to take up a term.
-_COMBINE = {"assign": 0.0, "sum": 1.0, "dot": 1.0, "max": 5.0, "argmax": 6.0}
+_COMBINE = {"assign": 0.0, "sum": 1.0, "dot": 1.0, "max": 5.0, "argmax": 5.0}
+#: Of these, those that need a float unit.
+_FLOAT_COMBINE = {"assign": 0.0, "sum": 1.0, "dot": 1.0, "max": 2.0, "argmax": 1.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,9 @@ class Model:
         peak = target.multiply_adds_per_cycle
         self.shared = max(target.cores / peak, 1.0) if peak else 1.0
         self.combine = sum(_COMBINE[result.combiner] for result in nest.results)
-        self.float_combine = sum(
-            1.0 for result in nest.results if result.dtype.is_float and result.combiner != "assign"
-        )
+        self.float_combine = sum(_FLOAT_COMBINE[result.combiner] for result in nest.results if result.dtype.is_float)
         self.results = len(nest.results) + sum(1 for result in nest.results if result.combiner == "argmax")
-        terms = [expr for result in nest.results for expr in result.exprs]
+        terms = [expr for result in nest.results for expr in _term(result)]
         finals = [result.final for result in nest.results if result.final is not None]
         starts = [result.start for result in nest.results if result.start is not None]
         self.terms = _nodes(terms)
@@ -277,6 +278,12 @@ def _misses(instructions: float) -> float:
 def lanes_of(shape: Mapping[int, int]) -> int:
     """Elements of a register tile."""
     return math.prod(shape.values())
+
+
+def _term(result: Result) -> tuple[Expr, ...]:
+    """What is evaluated for a term: maxima take terms that are cut off from below as they are."""
+    bound = floor_of(result.exprs[0]) if result.combiner in ("max", "argmax") else None
+    return result.exprs if bound is None else (bound[0],)
 
 
 def _distinct(node: _Node, shape: Mapping[int, int], inner: Mapping[int, int]) -> int:

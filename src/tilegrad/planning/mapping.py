@@ -10,6 +10,7 @@ from functools import lru_cache
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.graph import Nest, Value
 from tilegrad.planning.cycles import Model
+from tilegrad.planning.interior import interior
 from tilegrad.targets.base import Target
 from tilegrad.transforms.inline import linear_index
 
@@ -199,14 +200,16 @@ def _tiles(nest: Nest, model: Model) -> list[Pairs]:
     order = [k for k in _by_output_stride(nest) if k < nest.parallel and nest.extents[k] > 1]
     if nest.results[0].combiner == "assign":
         return _assign_tiles(nest, order)
-    shared = [k for k in order if any(k not in node.iterators for node in model.terms if node.instructions)]
+    # What does not change along a reduction is evaluated outside of it, shared or not.
+    moving = [node for node in model.terms if node.instructions and any(k >= nest.parallel for k in node.iterators)]
+    shared = [k for k in order if any(k not in node.iterators for node in moving)]
     found: list[Pairs] = [()]
     singles = [k for k in shared if tile_allowed(nest, (k,))]
     for k in singles:
         found += [((k, size),) for size in TILE_SIZES[1:] if size <= nest.extents[k]]
     for u in singles:
         for v in singles:
-            if u != v and tile_allowed(nest, (u, v)):
+            if u != v and tile_allowed(nest, (u, v)) and not _has_inside(nest, u):
                 found += [
                     ((u, a), (v, b))
                     for a in TILE_SIZES[1:]
@@ -250,6 +253,15 @@ def tile_allowed(nest: Nest, iterators: Sequence[int]) -> bool:
         if guard.index.lookups or len(found) > 1 or not reductions or not guard.index.coefficient(reductions[-1]):
             return False
     return coupled == 0 or (coupled == 1 and not any(guard.index.lookups for guard in nest.guards))
+
+
+def _has_inside(nest: Nest, iterator: int) -> bool:
+    """Whether an iterator has a border and something inside it, which then want loops of their own: the innermost."""
+    for guard in nest.guards:
+        if guard.index.coefficient(iterator):
+            first, last = interior(guard, iterator, nest.extents)
+            return max(first, 0) < min(last, nest.extents[iterator])
+    return False
 
 
 def _unrolls(nest: Nest, tile: Sequence[tuple[int, int]]) -> list[Pairs]:
