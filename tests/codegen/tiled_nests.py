@@ -45,7 +45,7 @@ class Variant:
     Attributes:
         mappings: for every nest.
         steps: for every nest, elements per tile of the iterators that tiles cut.
-        even: whether all tiles of an iterator have the same size, so that the code knows it.
+        even: whether the code knows the size of tiles where that is the same for all of them or all but the last.
         padded: whether operands and outputs lie with gaps between their rows, away from the pointer.
     """
 
@@ -98,7 +98,7 @@ def draw_variant(op: StructuredOp, rng: np.random.Generator) -> Variant:
             steps |= dict.fromkeys(reductions[:cut], 1)
             steps[reductions[cut]] = int(rng.integers(1, nest.extents[reductions[cut]] + 1))
     even = bool(rng.random() < 0.4)
-    if even:
+    if even and rng.random() < 0.5:
         steps = {k: math.gcd(step, op.nests[0].extents[k]) for k, step in steps.items()}
     return Variant(mappings, steps, even, bool(rng.random() < 0.5))
 
@@ -129,7 +129,7 @@ def _function(name: str, op: StructuredOp, variant: Variant) -> str:
             ranges[k] = Range(first, f"({first} + {step})", step, step)
         else:
             lines.append(f"    const int i{k}_last = tile[{2 * place + 1}];")
-            ranges[k] = Range(first, f"i{k}_last", None, step)
+            ranges[k] = Range(first, f"i{k}_last", None, step, extent % step or None if variant.even else None)
     chain = None
     if variant.steps and max(variant.steps) >= op.nests[0].parallel:
         chain = Chain()

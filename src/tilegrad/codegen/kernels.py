@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from tilegrad.ir.printer import format_nest, format_value
 from tilegrad.ir.types import DType
 from tilegrad.planning.plan import Kernel, Plan, Storage, Window
 from tilegrad.planning.span import Span, TileLoop
+
+#: Up to this many tiles are looked at one by one.
+MOST_TILES = 4096
 
 
 class Pointers:
@@ -133,7 +137,21 @@ def _range(kernel: Kernel, number: int, iterator: int, span: Span, loops: Sequen
     first = f"{prefix}_first"
     if _constant(span, loops):
         return Range(first, f"({first} + {most})", most, most)
-    return Range(first, f"{prefix}_last", None, most)
+    return Range(first, f"{prefix}_last", None, most, _short(span, loops, most))
+
+
+def _short(span: Span, loops: Sequence[TileLoop], most: int) -> int | None:
+    """How many elements a range has in the tiles that do not have the most, where that is one number."""
+    inner = [loop for loop, _ in span.terms]
+    if math.prod(loops[loop].count for loop in inner) > MOST_TILES:
+        return None
+    found = set()
+    for tiles in itertools.product(*(range(loops[loop].count) for loop in inner)):
+        at = dict(zip(inner, tiles, strict=True))
+        first, last = span.bounds([loop.range(at.get(k, 0)) for k, loop in enumerate(loops)])
+        found.add(last - first)
+    found.discard(most)
+    return found.pop() if len(found) == 1 else None
 
 
 def _constant(span: Span, loops: Sequence[TileLoop]) -> bool:

@@ -54,7 +54,21 @@ def write_op(
     for position, (nest, mapping) in enumerate(zip(op.nests, mappings, strict=True)):
         found = ranges[position] if ranges is not None else {}
         with writer.block("") if len(op.nests) > 1 else nullcontext():  # every piece has accumulators of its own
-            _write_nest(nest, mapping, scope, writer, found, chain)
+            _write_versions(nest, mapping, scope, writer, found, chain)
+
+
+def _write_versions(
+    nest: Nest, mapping: Mapping, scope: CScope, writer: Writer, ranges: Ranges, chain: Chain | None
+) -> None:
+    """The nest once for tiles of full size and once for short ones, so that both have literal sizes."""
+    worthwhile = bool(mapping.tile or mapping.unroll)
+    for k, part in ranges.items():
+        if worthwhile and part.count is None and part.short:
+            for size, head in ((part.most, f"if ({part.last} - {part.first} == {part.most})"), (part.short, "else")):
+                with writer.block(head):
+                    _write_versions(nest, mapping, scope, writer, {**ranges, k: part.exactly(size)}, chain)
+            return
+    _write_nest(nest, mapping, scope, writer, ranges, chain)
 
 
 def _write_nest(

@@ -39,12 +39,14 @@ class Range:
         last: C text of the index behind its last.
         count: how many there are, where that is the same in every tile; else None.
         most: the most there are in any tile.
+        short: how many there are in tiles that do not have the most, where these all have the same number; else None.
     """
 
     first: str
     last: str
     count: int | None
     most: int
+    short: int | None = None
 
     @staticmethod
     def whole(extent: int) -> Range:
@@ -60,6 +62,10 @@ class Range:
     def size(self) -> str:
         """C text of how many there are."""
         return str(self.count) if self.count is not None else f"({self.last} - {self.first})"
+
+    def exactly(self, count: int) -> Range:
+        """The range in a tile that has this many."""
+        return Range(self.first, f"({self.first} + {count})", count, count)
 
     def blocks(self, step: int) -> str:
         """C text of how many whole blocks of `step` elements there are."""
