@@ -56,6 +56,7 @@ class Planner(Protocol):
     far: Memory | None
     timings: Timings
     tiled: bool
+    clones: dict[Value, Value]
 
     def plan(self, decision: Decision) -> Plan:
         """The plan under a decision."""
@@ -128,29 +129,38 @@ class BudgetSearch:
                 continue
             if not chosen:
                 break
-            actions = [action for action in actions if action.value not in {taken.value for taken in chosen}]
+            actions = [action for action in actions if action not in chosen]
             self._decide(chosen)
         raise DoesNotFitError(_message(plan, home, self.smallest or 0))
 
     def _decide(self, chosen: Sequence[_Action]) -> None:
         before = self.decision
+        moved = {action.value for action in chosen if not action.recompute}
+        again = [value for value in before.recomputed if value not in moved]
         self.decision = replace(
             before,
-            recomputed=(*before.recomputed, *(action.value for action in chosen if action.recompute)),
-            distant=before.distant | frozenset(action.value for action in chosen if not action.recompute),
+            recomputed=(*again, *(action.value for action in chosen if action.recompute)),
+            distant=before.distant | frozenset(moved),
             price=max([before.price, *(action.ratio for action in chosen)]),
-            notes=(*before.notes, *(action.note(self.planner.far) for action in chosen)),
+            notes=(
+                *(note for note in before.notes if not note.startswith(tuple(f"{value.name} (" for value in moved))),
+                *(action.note(self.planner.far) for action in chosen),
+            ),
         )
 
     def _choose(self, plan: Plan, actions: Sequence[_Action], use: LevelUse) -> list[_Action]:
         """The cheapest actions on tensors alive at the peak that should suffice."""
         assert use.capacity is not None
         alive = _alive_at_peak(plan, self.planner.home.name)
+        # What is computed again may be kept elsewhere instead.
+        alive |= {self.planner.clones[value] for value in alive if value in self.planner.clones}
         needed = (use.peak - use.capacity) * MARGIN
         chosen: list[_Action] = []
         for action in sorted(actions, key=lambda a: (a.ratio, -a.value.bytes, a.value.name, a.recompute)):
             if needed <= 0:
                 break
+            if action.recompute and action.value in self.decision.distant:
+                continue
             if action.value in alive and action.value not in {taken.value for taken in chosen}:
                 chosen.append(action)
                 needed -= action.value.bytes

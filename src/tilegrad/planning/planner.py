@@ -76,6 +76,7 @@ class ProgramPlanner:
         self.timings = Timings(target, plain=options.plain)
         self.tiled = options.tiled and not options.plain and self.fast is not self.home
         self.originals = [list(graph.ops) for graph in graphs]
+        self.clones: dict[Value, Value] = {}
 
     def plan(self, decision: Decision) -> Plan:
         """The plan under a decision; levels may be exceeded. The graphs get the operations of the plan.
@@ -84,11 +85,12 @@ class ProgramPlanner:
             DoesNotFitError: a group cannot run within the fast memory.
         """
         names = Names()
+        self.clones = {}
         statics: dict[Value, Storage] = {}
         constants: dict[Value, Storage] = {}
         for graph, ops in zip(self.graphs, self.originals, strict=True):
             graph.ops = list(ops)
-            rematerialise(graph, decision.recomputed)
+            self.clones |= rematerialise(graph, decision.recomputed)
             schedule_updates(graph)
             for value in [*graph.inputs, *graph.persistent()]:
                 table = constants if value.is_constant else statics

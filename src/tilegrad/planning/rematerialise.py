@@ -61,11 +61,15 @@ def alive_until(graph: Graph) -> dict[Value, int]:
     return {value: max(found) for value, found in _positions(graph, views_of(graph)).items()}
 
 
-def rematerialise(graph: Graph, values: Sequence[Value]) -> None:
-    """Let the backward pass compute `values` again, in place."""
+def rematerialise(graph: Graph, values: Sequence[Value]) -> dict[Value, Value]:
+    """Let the backward pass compute `values` again, in place.
+
+    Returns:
+        For every tensor that is computed again the original one.
+    """
     start = backward_start(graph)
     if start is None or not values:
-        return
+        return {}
     views = views_of(graph)
     wanted = {op: None for op in graph.ops if isinstance(op, StructuredOp) and set(op.outputs) & set(values)}
     producers: dict[Value, StructuredOp] = {
@@ -95,6 +99,7 @@ def rematerialise(graph: Graph, values: Sequence[Value]) -> None:
         mapping = {operand: again(operand) for operand in op.operands if views.root(operand) in producers}
         ops.append(op if not mapping else _renamed(op, mapping))
     graph.ops = ops
+    return {clone: value for value, clone in made.items()}
 
 
 def _clone(op: StructuredOp, again: object, made: dict[Value, Value], ops: list[Op]) -> None:
