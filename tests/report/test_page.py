@@ -161,11 +161,11 @@ def test_nothing_is_fetched(either: Subject) -> None:
         assert not [name for name in attributes if name.startswith("on")]
     (policy,) = [m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
     assert "default-src 'none'" in policy
-    (script,) = page.scripts
     # A browser takes the hash of everything between the tags.
-    inner = text[text.index("<script>") + 8 : text.index("</script>")]
-    assert inner == script
-    assert base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode() in policy
+    for kind in ("script", "style"):
+        inner = text[text.index(f"<{kind}>") + len(kind) + 2 : text.index(f"</{kind}>")]
+        assert f"{kind}-src 'sha256-{base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()}'" in policy
+    assert not [attributes for _, attributes in page.elements if "style" in attributes]
 
 
 def test_equal_runs_give_equal_pages(simulated: Subject) -> None:

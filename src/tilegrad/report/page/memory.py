@@ -181,12 +181,11 @@ def _bar(name: str, use: LevelUse, statics: tuple[Area, ...], arena: int) -> Mar
         label = svg.fit(f"{key} {svg.size(size)}", size * scale - 8)
         drawn.append(svg.text(x + 5, top + 15, label if label.endswith("B") else "", class_="inside"))
         x += size * scale
-    for mark, words, anchor in ((use.lower_bound, "lower bound", -1), (use.peak, "peak", 1)):
-        if mark == use.lower_bound and use.lower_bound == use.peak:
-            words = "peak = lower bound"
+    for mark in sorted({use.lower_bound, use.peak}):
         drawn.append(svg.line(mark * scale, top - 4, mark * scale, top + bar + 4, class_="mark"))
-        if anchor > 0 or mark != use.peak:
-            drawn.append(_mark_text(mark * scale, top - 7 if anchor > 0 else top + bar + 15, f"{words} {mark:,}"))
+    at = use.peak * scale
+    anchor = "start" if at < WIDTH * 0.3 else "end"
+    drawn.append(svg.text(at, top - 7, _limits_text(use), class_="label", text_anchor=anchor))
     limit = "no limit" if use.capacity is None else f"{use.capacity:,} bytes"
     if use.capacity is not None:
         drawn.append(svg.text(WIDTH, top + bar + 15, f"capacity {use.capacity:,}", class_="axis", text_anchor="end"))
@@ -194,9 +193,10 @@ def _bar(name: str, use: LevelUse, statics: tuple[Area, ...], arena: int) -> Mar
     return svg.drawing(WIDTH, height, f"Use of {name}", description, *drawn)
 
 
-def _mark_text(x: float, y: float, words: str) -> Markup:
-    anchor = "start" if x < WIDTH * 0.3 else "end"
-    return svg.text(min(max(x, 2), WIDTH - 2), y, words, class_="label", text_anchor=anchor)
+def _limits_text(use: LevelUse) -> str:
+    if use.peak == use.lower_bound:
+        return f"peak = lower bound {use.peak:,}"
+    return f"lower bound {use.lower_bound:,}, peak {use.peak:,}"
 
 
 def _picture(name: str, use: LevelUse, base: int, statics: tuple[Area, ...], panels: tuple[Panel, ...]) -> Markup:
@@ -275,20 +275,10 @@ def _phases(panel: Panel, x: float, step: float) -> Iterator[Markup]:
 
 
 def _limits(use: LevelUse, y: Scale, left: float, right: float) -> Iterator[Markup]:
-    if use.peak == use.lower_bound:
-        yield svg.line(left, y(use.peak), right, y(use.peak), class_="mark")
-        yield _above(right, y(use.peak), f"peak = lower bound: {use.peak:,}")
-        return
+    if use.peak != use.lower_bound:
+        yield svg.line(left, y(use.lower_bound), right, y(use.lower_bound), class_="mark dashed")
     yield svg.line(left, y(use.peak), right, y(use.peak), class_="mark")
-    yield svg.line(left, y(use.lower_bound), right, y(use.lower_bound), class_="mark dashed")
-    yield _above(right, y(use.peak), f"peak {use.peak:,}")
-    yield svg.text(
-        right - 4, y(use.lower_bound) + 14, f"lower bound {use.lower_bound:,}", class_="label halo", text_anchor="end"
-    )
-
-
-def _above(x: float, y: float, words: str) -> Markup:
-    return svg.text(x - 4, max(y + 13, 12), words, class_="label halo", text_anchor="end")
+    yield svg.text(right - 4, y(use.peak) + 14, _limits_text(use), class_="label halo", text_anchor="end")
 
 
 def _alive(places: list[tuple[Panel, float, float]], left: float, right: float) -> Iterator[Markup]:

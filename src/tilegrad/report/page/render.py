@@ -36,7 +36,7 @@ def render(subject: Subject) -> str:
     """The page: one file of HTML with its style, its script and its drawings inside.
 
     Equal subjects give equal text. Names from the model are escaped wherever they stand, and the page forbids itself
-    every script but its own and every request.
+    every script and style but its own, and every request.
     """
     environment = Environment(
         loader=PackageLoader("tilegrad.report.page", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -44,9 +44,12 @@ def render(subject: Subject) -> str:
     )  # fmt: skip
     environment.filters.update(integer=svg.integer, short=svg.short, size=svg.size, number=_number, percent=_percent)
     script, style = _own_file("page.js"), _own_file("page.css")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = environment.get_template("page.html").render(
-        script=Markup(script), style=Markup(style), digest=digest, **_content(subject)
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        **_content(subject),
     )
     return text.translate(_UNFIT)
 
@@ -54,6 +57,11 @@ def render(subject: Subject) -> str:
 def _own_file(name: str) -> str:
     """A file of this package, whose text is put into the page as it is."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What the page's policy knows its own script and style by."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @dataclass(frozen=True)

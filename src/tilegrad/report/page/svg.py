@@ -44,7 +44,7 @@ def drawing(width: float, height: float, title: str, description: str, *children
     return tag(
         "svg", tag("title", title), tag("desc", description), *children,
         viewBox=f"0 0 {coordinate(width)} {coordinate(height)}", role="img", class_="drawing",
-        style=f"min-width:{coordinate(width * 0.8)}px", aria_label=f"{title}. {description}",
+        aria_label=f"{title}. {description}",
     )  # fmt: skip
 
 
