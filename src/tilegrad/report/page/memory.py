@@ -57,7 +57,6 @@ class Panel:
         areas: what is alive in the arena.
         alive: bytes of the arena that are alive while each kernel runs.
         arena: bytes of the arena that it needs.
-        bound: the most of `alive`, as the plan says it.
     """
 
     entry: str
@@ -67,7 +66,6 @@ class Panel:
     areas: tuple[Area, ...]
     alive: tuple[int, ...]
     arena: int
-    bound: int
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def _panel(entry: EntryPlan, level: str, alignment: int, base: int) -> Panel:
             alive[place] += _up(storage.total, alignment)
     return Panel(
         entry.name, count, tuple(k.op.phase for k in kernels), tuple(k.name for k in kernels), tuple(areas),
-        tuple(alive), entry.arenas.get(level, 0), entry.lower_bounds.get(level, 0),
+        tuple(alive), entry.arenas.get(level, 0),
     )  # fmt: skip
 
 
