@@ -20,7 +20,7 @@ _ROW, _SPACE = 56.0, 16.0
 
 
 def activity(profile: StepProfile, steps: Sequence[Step], rate: float | None, dma: float | None) -> Markup | None:
-    """Groups, multiply-adds in a cycle and bytes of the DMA in a cycle over the time of a step.
+    """Groups, fused multiply-adds in a cycle and bytes of the DMA in a cycle over the time of a step.
 
     Args:
         profile: what was recorded.
@@ -42,7 +42,7 @@ def activity(profile: StepProfile, steps: Sequence[Step], rate: float | None, dm
     cores = rates([(e.begin, e.end, e.end - e.begin) for e in kernels.executions], begin, end, _BINS)
     team = len({execution.core for execution in kernels.executions})
     rows = [
-        ("MAC/cycle", work, rate or float(max(work.max(), 1.0)), "work"),
+        ("FMA/cycle", work, rate or float(max(work.max(), 1.0)), "work"),
         ("cores in kernels", cores, team, "cores"),
     ]
     for words, inwards in (("DMA in, B/cycle", True), ("DMA out, B/cycle", False)):
