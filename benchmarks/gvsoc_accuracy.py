@@ -87,6 +87,7 @@ void measured_by_fabric(void);
 
 void fabric_program(void)
 {
+    REGISTER(0x1a102000u) |= 7u << 4; /* the clocks of the HyperBus */
     measured_by_fabric();
     for (uint32_t core = 0; core < 9; core++)
         REGISTER(0x10200040u + 4 * core) = (uint32_t)worker_start;
