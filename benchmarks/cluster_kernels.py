@@ -194,6 +194,7 @@ KERNELS: dict[str, tuple[Callable[..., None], tuple[int, ...]]] = {
     "conv0-2": (forward, (2, 1, 14, 701, 4, 2)),
     "conv0-dw-1": (weights_partial, (1, 14, 701, 4, 2)),
     "conv0-dw-2": (weights_partial, (2, 14, 701, 4, 2)),
+    "conv0-dw-row": (weights_partial, (8, 1, 701, 4, 2)),
     "conv1-4": (forward, (4, 8, 14, 88, 16, 8)),
     "conv1-8": (forward, (8, 8, 14, 88, 16, 8)),
     "conv1-dw-4": (weights, (4, 8, 14, 88, 16, 8)),

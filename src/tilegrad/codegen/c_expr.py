@@ -15,6 +15,7 @@ from tilegrad.ir.affine import Affine, Guard
 from tilegrad.ir.expr import Expr
 from tilegrad.ir.graph import Value
 from tilegrad.ir.types import DType
+from tilegrad.planning.identities import branch_of, lazy_parts
 
 _INFIX = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",
@@ -130,6 +131,7 @@ class CScope:
         iterators: the C text of an iterator where it differs from its own variable.
         accumulator: the C text of the finished accumulator, while a final expression is written.
         known: expressions whose value a local holds, and its name.
+        branches: whether selects with cheap tests become branches, which suits scalar cores.
         shortcuts: pointers into the middle of tensors: the position that each points to, and its name.
     """
 
@@ -138,6 +140,7 @@ class CScope:
     counter: int = 0
     accumulator: str = ""
     known: dict[Expr, str] = field(default_factory=dict)
+    branches: bool = False
     shortcuts: dict[Value, list[tuple[Affine, str]]] = field(default_factory=dict)
 
     def fresh(self, prefix: str = "t") -> str:
@@ -188,14 +191,18 @@ class CScope:
     def uses(self, roots: Sequence[Expr]) -> dict[Expr, int]:
         """How often every subexpression without a name is used by `roots` and below them."""
         counts: dict[Expr, int] = {}
-        for node in self._unnamed(roots):
-            for arg in node.args:
+        lazy = self._lazy(roots)
+        for node in self._unnamed(roots, lazy):
+            for arg in self._needs(node, lazy):
                 counts[arg] = counts.get(arg, 0) + 1
         for root in roots:
             counts[root] = counts.get(root, 0) + 1
         return counts
 
-    def _unnamed(self, roots: Sequence[Expr]) -> list[Expr]:
+    def _lazy(self, roots: Sequence[Expr]) -> dict[Expr, list[Expr]]:
+        return lazy_parts(roots, self.known) if self.branches else {}
+
+    def _unnamed(self, roots: Sequence[Expr], lazy: Mapping[Expr, list[Expr]]) -> list[Expr]:
         """Every distinct node below `roots`, operands first, down to those that have a name already."""
         seen: set[Expr] = set()
         found: list[Expr] = []
@@ -207,7 +214,7 @@ class CScope:
             elif node not in seen and node not in self.known:
                 seen.add(node)
                 stack.append((node, True))
-                stack.extend((arg, False) for arg in reversed(node.args))
+                stack.extend((arg, False) for arg in reversed(self._needs(node, lazy)))
         return found
 
     def evaluate(
@@ -221,15 +228,23 @@ class CScope:
             uses: how often subexpressions are used here and in what is evaluated behind it in the same block; then the
                 locals are remembered in `known`.
         """
-        nodes = self._unnamed(roots)
+        lazy = self._lazy(roots)
+        nodes = self._unnamed(roots, lazy)
         counts = self.uses(roots) if uses is None else uses
         # Operands of a select are read before it, never inside: a conditional load becomes a masked one, which GCC 12
         # gets wrong under AVX when the predicate holds for NaN (its -O3 drops elements of `x <= 0 ? 0 : y[i]`).
         selects = any(node.op == "select" for node in nodes)
         text: dict[Expr, str] = {}
         for node in nodes:
+            if node in lazy:
+                text[node] = self._branch(
+                    node, {part: self.known.get(part) or text[part] for part in self._needs(node, lazy)}, emit
+                )
+                if uses is not None:
+                    self.known[node] = text[node]
+                continue
             written = self._node(node, [self.known.get(arg) or text[arg] for arg in node.args])
-            shared = counts[node] > 1 and node.op not in ("const", "index", "acc")
+            shared = counts.get(node, 1) > 1 and node.op not in ("const", "index", "acc")
             if shared or len(written) > 100 or (selects and node.op in ("read", "acc")):
                 name = self.name(node, written, emit)
                 if uses is not None:
@@ -237,6 +252,30 @@ class CScope:
                 written = name
             text[node] = written
         return [self.known.get(root) or text[root] for root in roots]
+
+    def _needs(self, node: Expr, lazy: Mapping[Expr, list[Expr]]) -> Sequence[Expr]:
+        """What has to be evaluated before a node."""
+        if node not in lazy:
+            return node.args
+        branch = branch_of(node, self.known)
+        assert branch is not None
+        return [*branch.cheap, *lazy[node]]
+
+    def _branch(self, node: Expr, texts: dict[Expr, str], emit: Callable[[str], None]) -> str:
+        """A select whose costly parts are evaluated only where its cheap tests hold."""
+        branch = branch_of(node, self.known)
+        assert branch is not None
+        name, known = self.fresh(), self.known
+        emit(f"{_LOCAL_TYPE[node.dtype]} {name} = {literal(branch.other.attr, branch.other.dtype)};")
+        tests = [self.known.get(test) or texts[test] for test in branch.cheap]
+        # Without the hint, compilers evaluate everything and select: on scalar cores the branch is what is quick.
+        emit(f"if (__builtin_expect({' && '.join(tests)}, 0)) {{")
+        self.known = known | texts
+        *tests, value = self.evaluate([*branch.costly, branch.value], lambda line: emit(f"    {line}"))
+        self.known = known
+        emit(f"    if ({' && '.join(tests)}) {name} = {value};" if tests else f"    {name} = {value};")
+        emit("}")
+        return name
 
     def name(self, node: Expr, text: str, emit: Callable[[str], None]) -> str:
         """A new local that holds the value of a node."""

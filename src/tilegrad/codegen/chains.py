@@ -11,7 +11,7 @@ from tilegrad.errors import InternalError
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.expr import Expr
 from tilegrad.ir.graph import Nest, Result
-from tilegrad.planning.maxima import floor_of
+from tilegrad.planning.identities import floor_of
 
 
 def accumulate(result: Result, terms: Sequence[str], accumulator: str) -> str:

@@ -74,6 +74,7 @@ def _write_versions(
 def _write_nest(
     nest: Nest, mapping: Mapping, scope: CScope, writer: Writer, ranges: Ranges, chain: Chain | None
 ) -> None:
+    scope.branches = mapping.hoist
     if nest.scatter:
         ScatterWriter(nest, mapping, scope, writer, ranges, chain).write()
     elif nest.results[0].combiner == "assign":

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from tilegrad.ir.affine import Guard
 from tilegrad.ir.expr import Expr, walk
 from tilegrad.ir.graph import Nest, Result
+from tilegrad.planning.identities import floor_of
 from tilegrad.planning.interior import interior
-from tilegrad.planning.maxima import floor_of
 from tilegrad.targets.base import Target
 from tilegrad.transforms.inline import linear_index
 
@@ -39,8 +39,9 @@ REGISTERS = 31
 #: that is lost, twice of it where loads are fewer than arithmetic ...
 TURNS = 0.035
 EVEN_TURNS = 0.93
-#: ... and where loads stand between the arithmetic, cores get in each other's way: cycles per cycle of the unit.
-COLLISIONS = 1.18
+#: ... and where loads stand between the arithmetic, cores get in each other's way: this part of their instructions
+#: comes on top of the unit's time.
+COLLISIONS = 0.24
 #: Cycles for a value that finds no register: store, load and the wait for it.
 SPILL_CYCLES = 3.0
 #: Bytes that the offsets of loads from one pointer reach.
@@ -135,7 +136,7 @@ class Model:
                 continue
             shape = {k: size for k, size, _ in section}
             each = self._tile_cycles(sizes, shape, unroll)
-            row = loops[-1] if len(loops) > 1 else 1
+            row = loops[-1] if loops else 1
             if divided is None or divided >= len(loops):
                 most = -(-math.prod(loops) // self.cores)
             else:
@@ -245,7 +246,7 @@ class Model:
         unit = count.floats * self.shared
         if self.shared > 1:
             even = instructions >= EVEN_TURNS * unit
-            unit *= COLLISIONS if mixed else 1.0 + TURNS if even else 1.0 + 2 * TURNS
+            unit = unit + COLLISIONS * instructions if mixed else unit * (1.0 + TURNS * (1.0 if even else 2.0))
         return max(instructions * 1.03, unit) + count.serial * self.cores
 
 
