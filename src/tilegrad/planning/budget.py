@@ -123,7 +123,7 @@ class BudgetSearch:
                 actions = self._actions()
             chosen = self._choose(plan, actions, use)
             dearest = max((action.ratio for action in chosen), default=float("inf"))
-            price = next((price for price in PRICES if self.decision.price < price <= dearest), None)
+            price = max((price for price in PRICES if self.decision.price < price <= dearest), default=None)
             if price is not None:
                 self.decision = replace(self.decision, price=price)
                 continue

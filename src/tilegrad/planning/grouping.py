@@ -16,8 +16,9 @@ from tilegrad.ir.graph import StructuredOp
 from tilegrad.planning.axes import Axis, Views, find_axis
 from tilegrad.planning.layout import Layout, Layouts, Setting
 
-#: Groups begin with operations that take at least so many cycles alone.
+#: Groups begin with operations that take at least so many cycles alone, and such a share of all.
 HEAVY_CYCLES = 2500.0
+HEAVY_SHARE = 0.0008
 #: Cycles that a larger group must save.
 LEAST_SAVING = 50.0
 #: Operations that are passed over while a group grows.
@@ -76,7 +77,9 @@ class Grouper:
         Dynamic programming over the places where groups may begin: of all ways to divide the rest of the operations,
         the one that saves most follows each group.
         """
-        begins = [k for k, op in enumerate(ops) if k == 0 or self.alone(op).cycles >= HEAVY_CYCLES]
+        cycles = [self.alone(op).cycles for op in ops]
+        heavy = max(HEAVY_CYCLES, sum(cycles) * HEAVY_SHARE)
+        begins = [k for k in range(len(ops)) if k == 0 or cycles[k] >= heavy]
         after = {begin: end for begin, end in zip(begins, [*begins[1:], len(ops)], strict=True)}
         best: dict[int, tuple[float, list[Cluster], int]] = {len(ops): (0.0, [], 0)}
         for begin in reversed(begins):
@@ -143,18 +146,18 @@ class Grouper:
     ) -> list[StructuredOp]:
         """An operation that exchanges data with the group, and before it those passed over whose results it needs."""
         inside = {output for other in ops for output in other.outputs}
-        wanted = {self.views.root(operand) for operand in op.operands}
+        wanted = {self.views.root(operand) for operand in self.layouts.operands(op)}
         if not wanted & inside:
             return []
         joining = [op]
         for other in reversed(skipped):
             if any(output in wanted for output in other.outputs):
                 joining.insert(0, other)
-                wanted |= {self.views.root(operand) for operand in other.operands}
+                wanted |= {self.views.root(operand) for operand in self.layouts.operands(other)}
         # State is replaced in place, so whatever reads the old state must not come later.
         replaced = {self.setting.replaces[output] for output in op.outputs if output in self.setting.replaces}
         later = [other for other in skipped if all(other is not taken for taken in joining)]
-        if any(self.views.root(operand) in replaced for other in later for operand in other.operands):
+        if any(self.views.root(operand) in replaced for other in later for operand in self.layouts.operands(other)):
             return []
         return joining
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping as Mapping_
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.graph import Nest, StructuredOp, Value
@@ -56,7 +57,9 @@ class Part:
     Attributes:
         value: the tensor or view.
         window: the part that one tile needs.
-        size: elements of the window.
+        shape: elements of the window along every axis.
+        bytes: of the window.
+        lines: its contiguous pieces in the home.
         loads: how often the group reads an element of it.
         readers: positions of the operations that read it.
         direct: whether the kernels access it in its home instead of a copy.
@@ -64,15 +67,12 @@ class Part:
 
     value: Value
     window: Window
-    size: int
+    shape: tuple[int, ...]
+    bytes: int
+    lines: int
     loads: int = 0
     readers: list[int] = field(default_factory=list)
     direct: bool = False
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the window."""
-        return self.size * self.value.dtype.size
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,8 @@ class Layouts:
     def __init__(self, views: Views, setting: Setting) -> None:
         self.views, self.setting = views, setting
         self._accesses: dict[int, list[Access]] = {}
+        self._operands: dict[int, list[Value]] = {}
+        self._overwrites: dict[tuple[int, Value, Value], bool] = {}
         self._footprints: dict[tuple[object, ...], Footprint] = {}
         self._keep: list[object] = []  # ids stay unique while the objects live
         self._free = setting.resident | setting.distant | setting.kept
@@ -265,11 +267,11 @@ class Layouts:
     # Windows
 
     def _outputs(
-        self, ops: Sequence[StructuredOp], axes: Sequence[Axis], loops: Sequence[TileLoop]
+        self, ops: Sequence[StructuredOp], axes: Sequence[Axis], loops: tuple[TileLoop, ...]
     ) -> dict[Value, Part]:
         return {output: self._exact(output, axes, loops) for op in ops for output in op.outputs}
 
-    def _exact(self, value: Value, axes: Sequence[Axis], loops: Sequence[TileLoop]) -> Part:
+    def _exact(self, value: Value, axes: Sequence[Axis], loops: tuple[TileLoop, ...]) -> Part:
         spans = [Span.whole(extent) for extent in value.shape]
         for loop, axis in enumerate(axes):
             if value in axis.dims:
@@ -278,7 +280,7 @@ class Layouts:
         return _part(value, spans, loops)
 
     def _inputs(
-        self, prints: Sequence[Footprint], loops: Sequence[TileLoop], outputs: dict[Value, Part]
+        self, prints: Sequence[Footprint], loops: tuple[TileLoop, ...], outputs: dict[Value, Part]
     ) -> dict[Value, Part]:
         found: dict[Value, tuple[Sequence[Span], int, dict[int, None]]] = {}
         hull: Sequence[Span]
@@ -298,6 +300,19 @@ class Layouts:
             parts[value].loads, parts[value].readers = loads, list(readers)
         return parts
 
+    def operands(self, op: StructuredOp) -> list[Value]:
+        """The tensors that an operation reads."""
+        if id(op) not in self._operands:
+            self._operands[id(op)] = op.operands
+            self._keep.append(op)
+        return self._operands[id(op)]
+
+    def _may_overwrite(self, op: StructuredOp, output: Value, operand: Value) -> bool:
+        key = (id(op), output, operand)
+        if key not in self._overwrites:
+            self._overwrites[key] = may_overwrite(op, output, operand)
+        return self._overwrites[key]
+
     def accesses(self, op: StructuredOp) -> list[Access]:
         """The reads of an operation, those inside indices included."""
         if id(op) not in self._accesses:
@@ -314,10 +329,10 @@ class Layouts:
             self._keep.append(op)
         return self._accesses[id(op)]
 
-    def _is_direct(self, part: Part, loops: Sequence[TileLoop], forced: bool) -> bool:
+    def _is_direct(self, part: Part, loops: tuple[TileLoop, ...], forced: bool) -> bool:
         """Whether reading a tensor where it lives costs less than copying it."""
         root = self.views.root(part.value)
-        if root in self.setting.resident or not part.size:
+        if root in self.setting.resident or not part.bytes:
             return True
         if root in self.setting.distant:
             return False
@@ -345,7 +360,7 @@ class Layouts:
                 part = layout.outputs[output]
                 if part.direct:
                     continue
-                for operand in op.operands:
+                for operand in self.operands(op):
                     root = self.views.root(operand)
                     source = layout.outputs.get(root) or layout.inputs.get(operand)
                     if source is None or source.direct or root in taken or last[root] != k or seen[root] != {operand}:
@@ -354,9 +369,9 @@ class Layouts:
                         continue
                     if root not in layout.outputs and source.window.depth != len(layout.loops):
                         continue
-                    if source.bytes != part.bytes or _sizes(source, layout) != _sizes(part, layout):
+                    if source.bytes != part.bytes or source.shape != part.shape:
                         continue
-                    if source.window.spans == part.window.spans and may_overwrite(op, output, operand):
+                    if source.window.spans == part.window.spans and self._may_overwrite(op, output, operand):
                         shared[output] = operand
                         taken.add(root)
                         break
@@ -419,11 +434,11 @@ class Layouts:
 
     # Cycles
 
-    def transfer_cycles(self, part: Part, loops: Sequence[TileLoop]) -> float:
+    def transfer_cycles(self, part: Part, loops: tuple[TileLoop, ...]) -> float:
         """Cycles of the DMA for all copies of a window in a group."""
         times = math.prod(loop.count for loop in loops[: part.window.depth])
         home = self.setting.home
-        lines = _lines(part, loops)
+        lines = part.lines
         if home.dma_bytes_per_cycle is None:
             return 0.0
         once = home.dma_setup_cycles + part.bytes / home.dma_bytes_per_cycle + LINE_CYCLES * (lines - 1)
@@ -477,11 +492,22 @@ def _ranges(nest: Nest, tiled: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def _part(value: Value, spans: Sequence[Span], loops: Sequence[TileLoop]) -> Part:
-    """A window; axes that every tile needs all of do not move."""
+@lru_cache(maxsize=1 << 16)
+def _tidy(spans: tuple[Span, ...], loops: tuple[TileLoop, ...]) -> tuple[Window, tuple[int, ...], int]:
+    """The window of some ranges, its shape and its contiguous pieces; axes that every tile needs all of do not move."""
     tidy = tuple(Span.whole(span.extent) if span.size(loops) >= span.extent else span for span in spans)
-    depth = max((span.depth for span in tidy), default=0)
-    return Part(value, Window(tidy, depth), math.prod(span.size(loops) for span in tidy))
+    shape = tuple(span.size(loops) for span in tidy)
+    lines, inside = 1, True
+    for span, size in zip(reversed(tidy), reversed(shape), strict=True):
+        if not inside:
+            lines *= size
+        inside = inside and size == span.extent
+    return Window(tidy, max((span.depth for span in tidy), default=0)), shape, lines
+
+
+def _part(value: Value, spans: Sequence[Span], loops: tuple[TileLoop, ...]) -> Part:
+    window, shape, lines = _tidy(tuple(spans), loops)
+    return Part(value, window, shape, math.prod(shape) * value.dtype.size, lines)
 
 
 def _hull(a: Span, b: Span) -> Span:
@@ -491,21 +517,6 @@ def _hull(a: Span, b: Span) -> Span:
         return Span.whole(a.extent)
     offset = min(a.offset, b.offset)
     return Span(a.terms, offset, max(a.offset + a.extra, b.offset + b.extra) - offset, a.extent)
-
-
-def _sizes(part: Part, layout: Layout) -> tuple[int, ...]:
-    return part.window.shape(layout.loops)
-
-
-def _lines(part: Part, loops: Sequence[TileLoop]) -> int:
-    """Contiguous pieces of a window in its home."""
-    lines, inside = 1, True
-    for span in reversed(part.window.spans):
-        size = span.size(loops)
-        if not inside:
-            lines *= size
-        inside = inside and size == span.extent
-    return lines
 
 
 def _aligned(size: int, memory: Memory) -> int:
