@@ -66,18 +66,29 @@ def read_through_blocks(graph: Graph) -> None:
     """Substitute producers that write in blocks where all readers can do without what they store, in place."""
     views = {op.source for op in graph.ops if isinstance(op, ReshapeOp)}
     kept = set(graph.roots()) | views
-    for op in list(graph.ops):
+    position = 0
+    while position < len(graph.ops):  # readers, which stand behind, are replaced on the way and may be producers
+        op = graph.ops[position]
         producer = _as_producer(op)
-        if producer is None or producer.output in kept:
-            continue
-        readers = [other for other in graph.ops if producer.output in other.operands]
-        if len(readers) > 1 and body_cost(producer.body) > RECOMPUTE_COST:
-            continue
-        rewritten = [_without(graph, reader, producer) for reader in readers]
-        if not all(rewritten):
-            continue
-        instead = {id(reader): ops for reader, ops in zip(readers, rewritten, strict=True)}
-        graph.ops = [new for old in graph.ops if old is not op for new in instead.get(id(old)) or [old]]
+        instead = None if producer is None or producer.output in kept else _readers_without(graph, producer)
+        if instead is None:
+            position += 1
+        else:
+            graph.ops = [new for old in graph.ops if old is not op for new in instead.get(id(old), [old])]
+
+
+def _readers_without(graph: Graph, producer: _Producer) -> dict[int, list[Op]] | None:
+    """What takes the place of every reader of a producer, by the reader's identity; None where one needs it."""
+    readers = [op for op in graph.ops if producer.output in op.operands]
+    if len(readers) > 1 and body_cost(producer.body) > RECOMPUTE_COST:
+        return None
+    instead: dict[int, list[Op]] = {}
+    for reader in readers:
+        ops = _without(graph, reader, producer)
+        if ops is None:
+            return None
+        instead[id(reader)] = ops
+    return instead
 
 
 def _as_producer(op: Op) -> _Producer | None:
