@@ -392,7 +392,7 @@ class Layouts:
                     continue
                 kept = bool(layout.cut(k))
                 stored = output in layout.needed
-                alive[output] = [0 if kept or (stored and layout.overlap) else k, count if kept or stored else k + 1]
+                alive[output] = [0 if kept or (stored and layout.tiles > 1) else k, count if kept or stored else k + 1]
         for k, op in enumerate(layout.ops):
             for access in self.accesses(op):
                 root = self.views.root(access.value)

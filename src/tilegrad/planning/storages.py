@@ -171,7 +171,8 @@ class HomeFinder:
         if layout.tiles == 1 or (not part.direct and part.window.depth == 0):
             return True
         mine, others = ([span for span in p.window.spans if span.extent > 1] for p in (out, part))
-        return mine == others and all(_exact(span) for span in mine)
+        moving = {loop for span in mine for loop, _ in span.terms}  # else a later tile comes back to the same elements
+        return mine == others and all(_exact(span) for span in mine) and len(moving) == len(layout.loops)
 
 
 def _exact(span: Span) -> bool:
