@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from tilegrad.errors import ToolchainError
 from tilegrad.targets.cache import BuildCache, cache_folder
 from tilegrad.targets.host.toolchain import SLOW_FMA_NOTICE, cpu_has_fma, find_compiler, install_hint
+from tilegrad.targets.siracusa.gvsoc import REMEDY, find_gvsoc
 from tilegrad.targets.siracusa.toolchain import GCC as CROSS_GCC
 
 
@@ -44,6 +45,7 @@ def doctor() -> tuple[Check, ...]:
         _compiler("gcc", required=False),
         _compiler("clang", required=False),
         _compiler(CROSS_GCC, required=False),
+        _gvsoc(),
         _fma(),
         _package("torch", "PyTorch models and verification against PyTorch: `pip install 'tilegrad[torch]'`"),
         _package("onnx", "ONNX models: `pip install onnx`"),
@@ -58,6 +60,16 @@ def _compiler(name: str, *, required: bool) -> Check:
         return Check(name, False, "", str(error).splitlines()[0], install_hint(name), required)
     called = "" if name.endswith(compiler.family) else f" (this is {compiler.family})"
     return Check(name, True, compiler.version, compiler.command[0] + called, "", required)
+
+
+def _gvsoc() -> Check:
+    try:
+        program = find_gvsoc()
+    except ToolchainError as error:
+        return Check(
+            "gvsoc", False, "", str(error).partition(";")[0], f"for --target siracusa --runner gvsoc, {REMEDY}", False
+        )
+    return Check("gvsoc", True, "", str(program), "", False)
 
 
 def _fma() -> Check:
