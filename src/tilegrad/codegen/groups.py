@@ -289,7 +289,9 @@ def _pieces(transfer: Transfer, loops: Sequence[TileLoop]) -> _Pieces:
         size = span.size(loops)
         origin = start_text(span, loops)
         count = str(size)
-        if transfer.inward or not span.terms:
+        # What a load takes beside the tile's own elements, where the last tile is short or a window leaves the tensor,
+        # belongs to its halo; without one it takes just these, which no other tile stores.
+        if (transfer.inward and span.extra) or not span.terms:
             home_at.append((origin, home))
         else:
             first, last = bounds_text(span, loops)

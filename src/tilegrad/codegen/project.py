@@ -30,7 +30,7 @@ from tilegrad.errors import UserError
 from tilegrad.ir.graph import Value
 from tilegrad.ir.printer import format_value
 from tilegrad.ir.types import Kind
-from tilegrad.planning.plan import EntryPlan, Plan
+from tilegrad.planning.plan import FAR_BUFFER_BYTES, EntryPlan, Plan, Storage
 
 #: Symbol that tells after init whether the arithmetic is as it must be; 0 if it is.
 FAULTS = f"{PREFIX}_faults"
@@ -214,14 +214,16 @@ def _data(plan: Plan) -> str:
     for storage in plan.constants:
         place = f"{_section(plan, storage.level)}_Alignas(64)"
         lines.extend(["", f"{place} const {declaration(storage)}{_initialiser(storage.persistent)};"])
+    reset = [s for s in plan.persistent if s.persistent is not None and s.persistent.kind in RESET_KINDS]
+    if any(is_far(plan, storage) for storage in reset):
+        lines.extend(["", *_CLEAR_FAR])
     lines.extend(["", f"uint32_t {FAULTS};", "", f"void {PREFIX}_init(void)", "{"])
     if plan.cores > 1:
         lines.append("    if (TG_CORE != 0) return;")
     lines.append(f"    {FAULTS} = tg_arithmetic_faults();")
-    for storage in plan.persistent:
-        assert storage.persistent is not None
-        if storage.persistent.kind in RESET_KINDS:
-            lines.append(f"    memset({symbol(storage)}, 0, sizeof {symbol(storage)});")
+    for storage in reset:
+        clear = "clear_far({0}, sizeof {0});" if is_far(plan, storage) else "memset({0}, 0, sizeof {0});"
+        lines.append(f"    {clear.format(symbol(storage))}")
     lines.extend(["}", "", f"const {PREFIX}_symbol_t {PREFIX}_symbols[] = {{"])
     # C has no arrays without elements: those of empty tensors have one that does not count.
     sizes = [f"sizeof {symbol(s)}" if s.bytes else "0" for s in plan.persistent]
@@ -233,6 +235,36 @@ def _data(plan: Plan) -> str:
     lines.extend(f'    {{"{PREFIX}_{e.name}", {PREFIX}_{e.name}}},' for e in plan.entries)
     lines.extend(["};", f"const uint32_t {PREFIX}_entry_count = {len(plan.entries) + 1};", ""])
     return "\n".join(lines)
+
+
+#: What sets state to zero that only transfers reach.
+_CLEAR_FAR = [
+    f"static float zeros[{FAR_BUFFER_BYTES // 4}];",
+    "",
+    "static void clear_far(void *far, uint32_t bytes)",
+    "{",
+    "    for (uint32_t done = 0; done < bytes; done += sizeof zeros)",
+    "        tg_l3_out((char *)far + done, zeros, bytes - done < sizeof zeros ? bytes - done : sizeof zeros);",
+    "}",
+]
+#: What replaces state by a copy where only transfers reach one of them.
+_COPY_FAR = [
+    f"static float bounce[{FAR_BUFFER_BYTES // 4}];",
+    "",
+    "static void copy_far(void *to, const void *from, uint32_t bytes)",
+    "{",
+    "    for (uint32_t done = 0; done < bytes; done += sizeof bounce) {",
+    "        const uint32_t now = bytes - done < sizeof bounce ? bytes - done : sizeof bounce;",
+    "        tg_l3_in(bounce, (const char *)from + done, now);",
+    "        tg_l3_out((char *)to + done, bounce, now);",
+    "    }",
+    "}",
+]
+
+
+def is_far(plan: Plan, storage: Storage) -> bool:
+    """True where only transfers reach a storage."""
+    return storage.level != plan.level and storage.level in plan.far
 
 
 def _arena(plan: Plan, level: str, size: int) -> str:
@@ -271,11 +303,14 @@ def _entry_source(plan: Plan, entry: EntryPlan) -> str:
             text, call = group_function(group, kernels, pointers, plan.cores)
             lines.extend(["", *text] if text else [])
             calls.extend(call)
+    if any(is_far(plan, copy.target) or is_far(plan, copy.source) for copy in entry.copies):
+        lines.extend(["", *_COPY_FAR])
     lines.extend(["", f"void {PREFIX}_{entry.name}(void)", "{", *calls])
     alone = "if (TG_CORE == 0) " if plan.cores > 1 else ""
     for copy in entry.copies:
         target, source = pointers.text(copy.target, None), pointers.text(copy.source, None)
-        lines.append(f"    {alone}memcpy({target}, {source}, {copy.bytes});")
+        far = is_far(plan, copy.target) or is_far(plan, copy.source)
+        lines.append(f"    {alone}{'copy_far' if far else 'memcpy'}({target}, {source}, {copy.bytes});")
     if plan.cores > 1 and entry.copies:
         lines.append("    tg_barrier();")
     lines.extend(["}", ""])

@@ -17,6 +17,10 @@ from tilegrad.planning.mapping import Mapping
 from tilegrad.planning.span import Span, TileLoop
 
 
+#: Bytes of the home memory through which the program copies or clears state that only transfers reach; there are two.
+FAR_BUFFER_BYTES = 256
+
+
 @dataclass(eq=False)
 class Storage:
     """A range of memory that one or several values occupy, one after the other or as views.
@@ -223,6 +227,7 @@ class Plan:
         constants: storage of every constant tensor.
         arenas: for every level, the size of its arena, shared by the entry points.
         memory: use of every level.
+        far: levels that only transfers reach.
         notes: what was done to stay within the budgets, for readers.
     """
 
@@ -234,6 +239,7 @@ class Plan:
     arenas: dict[str, int]
     memory: dict[str, LevelUse]
     cores: int = 1
+    far: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:

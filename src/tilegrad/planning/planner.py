@@ -15,7 +15,7 @@ from tilegrad.planning.grouping import Cluster, Grouper
 from tilegrad.planning.layout import Setting
 from tilegrad.planning.limits import check_bytes, check_counts
 from tilegrad.planning.names import Names
-from tilegrad.planning.plan import EntryPlan, LevelUse, Plan, Storage
+from tilegrad.planning.plan import FAR_BUFFER_BYTES, EntryPlan, LevelUse, Plan, Storage
 from tilegrad.planning.rematerialise import rematerialise
 from tilegrad.planning.residence import keep_resident
 from tilegrad.planning.schedule import schedule_updates
@@ -158,13 +158,16 @@ class ProgramPlanner:
             arena = max((entry.arenas.get(level.name, 0) for entry in entries), default=0)
             bound = max((entry.lower_bounds.get(level.name, 0) for entry in entries), default=0)
             reserved = target.reserved.get(level.name, 0)
+            if level is self.home and self.far is not None and any(s.level == self.far.name for s in statics):
+                reserved += 2 * FAR_BUFFER_BYTES
             if fixed or arena or reserved or level is self.home:
                 arenas[level.name] = arena
                 memory[level.name] = LevelUse(
                     fixed + arena + reserved, fixed + bound + reserved, level.capacity, fixed, reserved
                 )
         check_bytes(sum(use.peak for use in memory.values()) + sum(storage.bytes for storage in constants))
-        return Plan(target.name, self.home.name, entries, statics, constants, arenas, memory, target.cores)
+        far = tuple(level.name for level in target.memories if not level.mapped)
+        return Plan(target.name, self.home.name, entries, statics, constants, arenas, memory, target.cores, far)
 
 
 def _too_small(cluster: Cluster, fast: Memory, reserved: int) -> str:
