@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tilegrad.ir.affine import Affine
+from tilegrad.ir.expr import accesses
 from tilegrad.ir.graph import Nest, Value
 from tilegrad.planning.cycles import Model
 from tilegrad.planning.interior import interior
@@ -314,7 +315,9 @@ def _by_output_stride(nest: Nest) -> tuple[int, ...]:
 
 
 def _flat_reads(nest: Nest) -> list[tuple[Value, Affine]]:
-    return [(access.value, linear_index(access.value, access.index)) for access in nest.accesses()]
+    """What the terms read; first values and final expressions are evaluated once per element."""
+    terms = [expr for result in nest.results for expr in result.exprs]
+    return [(access.value, linear_index(access.value, access.index)) for access in accesses(*terms)]
 
 
 def _in_lookups(nest: Nest) -> set[int]:
