@@ -1,8 +1,8 @@
 """What every byte of memory holds while a plan is replayed: which element of which tensor, and how finished it is.
 
-An element is a number: ``base(tensor, stage) + position``. A stage counts the tiles that have contributed to the sums of
-the tensor; the finished tensor has a stage of its own. Numbers are compared and moved by NumPy, so a replay costs about
-as much as copying the data.
+An element is a number: ``base(tensor, stage) + position``. A stage counts the tiles that have contributed to the sums
+of the tensor; the finished tensor has a stage of its own. Numbers are compared and moved by NumPy, so a replay costs
+about as much as copying the data.
 """
 
 from __future__ import annotations
@@ -75,17 +75,19 @@ class Content:
     Attributes:
         whole: where it is known that the storage holds a whole finished tensor in order: the number of its first
             element.
+        count: elements of that tensor.
         numbers: else the number of every element, or None for nothing at all.
         item: bytes of an element.
         stamp: changes with the content.
     """
 
-    __slots__ = ("item", "numbers", "stamp", "whole")
+    __slots__ = ("count", "item", "numbers", "stamp", "whole")
 
     _clock = 0
 
     def __init__(self) -> None:
         self.whole: int | None = None
+        self.count = 0
         self.numbers: Numbers | None = None
         self.item = 0
         self.stamp = 0
@@ -100,9 +102,9 @@ class Content:
         self.whole, self.numbers = None, None
         self.touch()
 
-    def fill(self, base: int, item: int) -> None:
+    def fill(self, base: int, value: Value) -> None:
         """From now on it holds a whole tensor."""
-        self.whole, self.numbers, self.item = base, None, item
+        self.whole, self.count, self.numbers, self.item = base, value.size, None, value.dtype.size
         self.touch()
 
     def dense(self, storage: Storage, item: int) -> Numbers:
@@ -110,10 +112,8 @@ class Content:
         if item != self.item:  # other elements: what was there has no meaning any more
             self.whole, self.numbers, self.item = None, None, item
         if self.numbers is None:
-            count = storage.bytes // item
+            self.numbers = np.full(storage.bytes // item, NOTHING, np.int64)
             if self.whole is not None:
-                self.numbers = np.arange(self.whole, self.whole + count, dtype=np.int64)
-            else:
-                self.numbers = np.full(count, NOTHING, np.int64)
+                self.numbers[: self.count] = np.arange(self.whole, self.whole + self.count)
             self.whole = None
         return self.numbers

@@ -51,9 +51,9 @@ def indices(nest: Nest) -> list[Index]:
     for result in nest.results:
         for expr in result.exprs:
             found.extend(_reads(expr, "term", nest.guards))
-        for expr, phase in ((result.start, "start"), (result.final, "final")):
-            if expr is not None:
-                found.extend(_reads(expr, phase, ()))
+        for outer, phase in ((result.start, "start"), (result.final, "final")):
+            if outer is not None:
+                found.extend(_reads(outer, phase, ()))
         guarded = nest.guards if nest.scatter or result.combiner == "assign" else ()
         for row in result.index:
             found.extend(_tables(row, "term", guarded))
