@@ -67,7 +67,7 @@ void tilegrad_scatter(void)
 }}
 
 /* Two groups under way at once, then one without transfers, more groups than there are counters, and a barrier right
-   behind each: the events of transfers must not end it. */
+   behind each: no transfer may end it. */
 void tilegrad_groups(void)
 {{
     for (int turn = 0; turn < 20; turn++) {{

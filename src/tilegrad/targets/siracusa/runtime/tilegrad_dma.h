@@ -18,7 +18,7 @@
 /* The length field of a command has 17 bits; long transfers go in pieces of this size. */
 #define TG_DMA_MOST 0x10000u
 #define TG_DMA_TO_L1 (1u << 17)
-#define TG_DMA_PLAIN (1u << 18 | 1u << 20) /* addresses count up; the end raises the DMA event */
+#define TG_DMA_PLAIN (1u << 18) /* addresses count up; the end raises no event */
 #define TG_DMA_2D (1u << 19)
 
 /* A group of transfers. */
@@ -98,17 +98,13 @@ static inline void tg_dma_out_2d(void *to, const void *l1, uint32_t bytes, uint3
     tg_dma_lines(0, (uint32_t)l1, (uint32_t)to, bytes, line, stride);
 }
 
-/* Sleeps until all transfers of a group are done, and frees it. The DMA event is let through for this sleep only: at a
-   barrier it would end the wait too early. It is buffered, so none that comes before the sleep is lost. */
+/* Waits until all transfers of a group are done, and frees it. It asks again and again: to sleep until the DMA's event
+   takes about 40 cycles more, a good part of a short transfer, and that event, let through for the sleep, would end a
+   barrier too early if it came late. */
 static inline void tg_dma_wait(tg_dma_t id)
 {
-    if (TG_REGISTER(TG_DMA + 4u) >> id & 1u) {
-        TG_REGISTER(TG_EVENT_UNIT) = 1u << TG_EVENT_DMA;
-        do
-            (void)tg_wait_load(TG_EVENT_UNIT + 0x3cu);
-        while (TG_REGISTER(TG_DMA + 4u) >> id & 1u);
-        TG_REGISTER(TG_EVENT_UNIT) = TG_EVENTS;
-    }
+    while (TG_REGISTER(TG_DMA + 4u) >> id & 1u)
+        ;
     TG_REGISTER(TG_DMA + 4u) = 1u << id;
     TG_MEMORY_SETTLES();
 }

@@ -10,7 +10,6 @@
 #define TG_EVENT_UNIT 0x00204000u
 #define TG_BARRIER (TG_EVENT_UNIT + 0x200u)
 #define TG_DMA 0x00204400u
-#define TG_EVENT_DMA 8
 #define TG_EVENTS 0x70000u /* barriers, mutexes, dispatch; not the DMA, whose events would end a barrier */
 
 #define TG_CLUSTER_CONTROL 0x10200000u
