@@ -70,11 +70,13 @@ class _Action:
         value: the tensor.
         recompute: compute it again; else move it.
         cycles: what that costs, about.
+        operands: what it is computed again from.
     """
 
     value: Value
     recompute: bool
     cycles: float
+    operands: frozenset[Value] = frozenset()
 
     @property
     def ratio(self) -> float:
@@ -101,6 +103,7 @@ class BudgetSearch:
         self.planner = planner
         self.decision = Decision()
         self.smallest: int | None = None
+        self.taken: list[_Action] = []  # recomputations
 
     def run(self) -> Plan:
         """A plan within the budgets.
@@ -135,6 +138,7 @@ class BudgetSearch:
 
     def _decide(self, chosen: Sequence[_Action]) -> None:
         before = self.decision
+        self.taken.extend(action for action in chosen if action.recompute)
         moved = {action.value for action in chosen if not action.recompute}
         again = [value for value in before.recomputed if value not in moved]
         self.decision = replace(
@@ -159,12 +163,26 @@ class BudgetSearch:
         for action in sorted(actions, key=lambda a: (a.ratio, -a.value.bytes, a.value.name, a.recompute)):
             if needed <= 0:
                 break
-            if action.recompute and action.value in self.decision.distant:
+            if action.value not in alive or action.value in {taken.value for taken in chosen}:
                 continue
-            if action.value in alive and action.value not in {taken.value for taken in chosen}:
+            if not action.recompute or self._independent(action, chosen):
                 chosen.append(action)
                 needed -= action.value.bytes
         return chosen
+
+    def _independent(self, action: _Action, chosen: Sequence[_Action]) -> bool:
+        """True where what a tensor is computed again from is not itself computed again, nor the other way round.
+
+        A chain would keep what it begins with alive from the first use to the last, which frees nothing.
+        """
+        if action.value in self.decision.distant:
+            return False
+        others = [*self.taken, *(taken for taken in chosen if taken.recompute)]
+        return not any(
+            other.value in action.operands or action.value in other.operands
+            for other in others
+            if other.value not in self.decision.distant
+        )
 
     def _actions(self) -> list[_Action]:
         found: list[_Action] = []
@@ -185,17 +203,16 @@ class BudgetSearch:
         until = alive_until(graph)
         views = views_of(graph)
         found = recomputable(graph)
-        possible = {candidate.value for candidate in found}
         actions = []
         for candidate in found:
             operands = {views.root(operand) for operand in candidate.op.operands}
             at_hand = all(
-                operand.kind.persistent or operand.bytes < SMALLEST or operand in possible
-                or until.get(operand, -1) >= candidate.first
+                operand.kind.persistent or operand.bytes < SMALLEST or until.get(operand, -1) >= candidate.first
                 for operand in operands
             )  # fmt: skip
             if at_hand:
-                actions.append(_Action(candidate.value, True, self._cycles(candidate.op)))
+                cycles = self._cycles(candidate.op)
+                actions.append(_Action(candidate.value, True, cycles, frozenset(operands)))
         return actions
 
     def _cycles(self, op: StructuredOp) -> float:
