@@ -16,7 +16,7 @@ from tests.codegen.tiled_nests import Library, Variant, draw_variant
 from tilegrad.ir import expr as sc
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.builder import Domain
-from tilegrad.ir.expr import accumulator, read
+from tilegrad.ir.expr import Expr, accumulator, read
 from tilegrad.ir.graph import Graph, Store, StructuredOp, Value
 from tilegrad.ir.types import DType, Kind
 from tilegrad.planning.mapping import Mapping, choose_mapping, nest_cycles
@@ -162,3 +162,52 @@ def test_more_work_is_never_estimated_to_take_less_time() -> None:
         for k, extent in enumerate(nest.extents):
             half = tuple((extent + 1) // 2 if j == k else n for j, n in enumerate(nest.extents))
             assert nest_cycles(nest, target, half, mapping) <= whole * 1.05
+
+
+def masked(rng: np.random.Generator) -> list[StructuredOp]:
+    """Pooling behind ReLU and its gradients: maxima that are cut off from below, selects by position inside others."""
+    c, h, w, window = (int(n) for n in rng.integers(1, 6, 4))
+    bound = float(rng.choice([0.0, -0.0, 0.5, -1.0]))
+    z = Value("z", (c, h, w * window), DType.F32, Kind.PARAMETER)
+    m = Value("m", (c,), DType.F32, Kind.PARAMETER)
+    at = Value("at", (c, h, w), DType.I32, Kind.INPUT)
+    dp = Value("dp", (c, h, w), DType.F32, Kind.PARAMETER)
+
+    def cut(y: Expr, other: Expr | float = bound) -> Expr:
+        return sc.select((y > bound) | y.differs(y), y, other)
+
+    def gradient(q: Affine, i: Affine, j: Affine, r: Affine) -> Expr:
+        y = z[q, i, j * window + r] - m[q]
+        chosen = sc.select(at[q, i, j].equals(sc.index(r)), dp[q, i, j], 0.0)
+        return sc.select((y > 0.0) | y.differs(y), chosen, 0.0)
+
+    graph = Graph("masked")
+    with graph.building():
+        d = Domain()
+        q, i, j = d.parallel(c, h, w)
+        (r,) = d.reduction(window)
+        d.argmax(cut(z[q, i, j * window + r] - m[q]), (q, i, j))
+        d = Domain()
+        q, i, j = d.parallel(c, h, w)
+        (r,) = d.reduction(window)
+        d.max(cut(z[q, i, j * window + r]), (q, i, j))
+        d = Domain()
+        q, i = d.parallel(c, h)
+        j, r = d.reduction(w, window)
+        d.sum(gradient(q, i, j, r), (q, i))
+        d = Domain()
+        q, i = d.parallel(c, h)
+        j, r = d.reduction(w, window)
+        d.sum(gradient(q, i, j, r) * (z[q, i, j * window + r] - m[q]), (q, i))
+        d = Domain()
+        q, i, j, r = d.parallel(c, h, w, window)
+        d.assign(sc.fma(m[q], gradient(q, i, j, r), z[q, i, j * window + r] - m[q]), (q, i, j, r))
+    return [op for op in graph.ops if isinstance(op, StructuredOp)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_and_maxima_that_are_cut_off(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(300 + seed)
+    ops = [op for _ in range(4) for op in masked(rng)]
+    check(ops, tmp_path, seed, 5, {})
