@@ -132,6 +132,8 @@ class CScope:
         accumulator: the C text of the finished accumulator, while a final expression is written.
         known: expressions whose value a local holds, and its name.
         branches: whether selects with cheap tests become branches, which suits scalar cores.
+        selected: for a select that becomes a branch, lines to write where its value is not the constant; ``{}`` stands
+            for the name of the value.
         shortcuts: pointers into the middle of tensors: the position that each points to, and its name.
     """
 
@@ -141,6 +143,7 @@ class CScope:
     accumulator: str = ""
     known: dict[Expr, str] = field(default_factory=dict)
     branches: bool = False
+    selected: dict[Expr, list[str]] = field(default_factory=dict)
     shortcuts: dict[Value, list[tuple[Affine, str]]] = field(default_factory=dict)
 
     def fresh(self, prefix: str = "t") -> str:
@@ -273,7 +276,13 @@ class CScope:
         self.known = known | texts
         *tests, value = self.evaluate([*branch.costly, branch.value], lambda line: emit(f"    {line}"))
         self.known = known
-        emit(f"    if ({' && '.join(tests)}) {name} = {value};" if tests else f"    {name} = {value};")
+        lines = [f"{name} = {value};", *(line.format(name) for line in self.selected.pop(node, ()))]
+        if tests and len(lines) == 1:
+            lines = [f"if ({' && '.join(tests)}) {lines[0]}"]
+        elif tests:
+            lines = [f"if ({' && '.join(tests)}) {{", *(f"    {line}" for line in lines), "}"]
+        for line in lines:
+            emit(f"    {line}")
         emit("}")
         return name
 

@@ -11,7 +11,7 @@ from tilegrad.errors import InternalError
 from tilegrad.ir.affine import Affine
 from tilegrad.ir.expr import Expr
 from tilegrad.ir.graph import Nest, Result
-from tilegrad.planning.identities import floor_of
+from tilegrad.planning.identities import branch_of, floor_of
 
 
 def accumulate(result: Result, terms: Sequence[str], accumulator: str) -> str:
@@ -93,6 +93,17 @@ class ChainWriter(NestWriter):
         """The expressions of a term as `combine` wants them."""
         bound = floor_of(result.exprs[0]) if self._raises(result) else None
         return result.exprs if bound is None else (bound[0],)
+
+    def skips_zeros(self, result: Result) -> bool:
+        """Whether terms that are +0.0 need not be added.
+
+        They change only an accumulator that is -0.0, and a sum that begins with +0.0 never is: it would take two terms
+        of -0.0. (A product that is added by a fused multiply-add can round to -0.0.)
+        """
+        if not self.mapping.hoist or result.combiner != "sum" or result.start is not None:
+            return False
+        branch = branch_of(result.exprs[0])
+        return branch is not None and result.dtype.is_float and str(branch.other.attr) == "0.0"
 
     def name_terms(self, result: Result, texts: Sequence[str]) -> list[str]:
         """Terms of a maximum as locals, which are compared more than once."""

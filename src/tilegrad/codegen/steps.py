@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tilegrad.codegen.chains import ChainWriter
+from tilegrad.codegen.chains import ChainWriter, accumulate
 from tilegrad.codegen.nest import Offsets
 from tilegrad.codegen.pointers import RunningPointers, neighbourhoods
 from tilegrad.codegen.writer import offset
@@ -179,11 +179,20 @@ class StepWriter(ChainWriter):
             }
             for step, (at, lanes) in enumerate(terms):
                 for r, result in enumerate(results):
+                    if self.skips_zeros(result):
+                        for lane, root in zip(lanes, roots(at, lanes, result), strict=True):
+                            name = self.accumulator(r, lane)
+                            line = f"{name} = {accumulate(result, ['{}'], name)};"
+                            self.scope.selected.setdefault(root, []).append(line)
+                for r, result in enumerate(results):
                     texts = named.get((r, step)) or self.scope.evaluate(roots(at, lanes, result), self.out.line, uses)
                     width = len(result.exprs)
                     for place, lane in enumerate(lanes):
                         mine = texts[place * width : (place + 1) * width]
+                        if self.skips_zeros(result) and roots(at, [lane], result)[0] not in self.scope.selected:
+                            continue  # it has been added where it is not zero
                         self.combine(result, self.accumulator(r, lane), mine, tile[lane] | at)
+                self.scope.selected.clear()
 
     def local(self, prefix: str, text: str) -> str:
         """A new integer variable."""
