@@ -1,6 +1,6 @@
 """How long compiling takes, stage by stage, in a fresh process: from the PyTorch module to C text, and the C build.
 
-python benchmarks/compile_time.py [--model speechnet] [--cc zig]
+python benchmarks/compile_time.py [--model speechnet] [--target host] [--cc zig]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="speechnet")
+    parser.add_argument("--target", default="host")
     parser.add_argument("--cc", default=None)
     options = parser.parse_args()
     import torch
@@ -28,8 +29,8 @@ def main() -> None:
     marks: list[tuple[str, float]] = []
     begin = time.perf_counter()
     build = tg.compile(
-        module, inputs, tg.losses.CrossEntropy(), tg.optim.SGD(lr=1e-3), cc=options.cc,
-        progress=lambda line: marks.append((line, time.perf_counter())),
+        module, inputs, tg.losses.CrossEntropy(), tg.optim.SGD(lr=1e-3), target=options.target,
+        cc=options.cc, progress=lambda line: marks.append((line, time.perf_counter())),
     )  # fmt: skip
     end = time.perf_counter()
     for (line, at), (_, after) in zip(marks, [*marks[1:], ("", end)], strict=True):

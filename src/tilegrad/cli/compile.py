@@ -38,6 +38,7 @@ def command(
     """
     from tilegrad.cli.job import Request, compile_request
     from tilegrad.cli.progress import Progress
+    from tilegrad.cli.summary import plan_notes
 
     zoo, machine = take_zoo_options(values), take_machine(values)
     name = Path(model.rpartition(":")[2] if ".py:" in model else model).stem
@@ -59,4 +60,6 @@ def command(
         click.echo(f"    {path.relative_to(folder)}")
     for level, use in build.memory.items():
         click.echo(f"memory {level}: peak {use.peak:,} bytes, lower bound {use.lower_bound:,} bytes")
+    for line in plan_notes(build):
+        click.echo(line)
     click.echo(f"The interface is {folder / 'include' / 'tilegrad_model.h'}; `cmake -S {folder} -B build` builds it.")

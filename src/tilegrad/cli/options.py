@@ -21,6 +21,19 @@ MODEL_HELP = (
 )
 
 
+def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """A number of bytes, at least 1; underscores may group its digits."""
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise click.BadParameter(f"{value!r} is not a number of bytes; give one such as 128000", ctx, param)
+    return number
+
+
 class ModelCommand(click.Command):
     """A command on a model: it takes the options of all models of the zoo, too."""
 
@@ -241,7 +254,7 @@ def target_option() -> Callable[[F], F]:
             *(
                 click.option(
                     f"--{level}",
-                    type=click.IntRange(1),
+                    callback=_bytes,
                     metavar="BYTES",
                     help=f"Budget of memory {level.upper()}: tensors, buffers and stacks. [default: the target's]",
                 )

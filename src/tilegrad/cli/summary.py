@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, RenderableType
@@ -13,6 +13,9 @@ from tilegrad.report.profile import kernel_table, phase_table, profile_json
 from tilegrad.report.tables import error_table, loss_table, memory_table, new_table, to_json, verdict_lines
 from tilegrad.report.work import cycle_lines, work_json
 from tilegrad.verification.harness import count_errors, harness_lines
+
+if TYPE_CHECKING:
+    from tilegrad.api import Build
 
 #: Columns where the output is no terminal: wide enough for every table, so that nothing is cut off in a log.
 _WIDTH = 120
@@ -43,8 +46,11 @@ def show(outcome: Outcome) -> None:
     click.echo(f"target: {build.target.name}{team}, built with {program.compiler}")
     for notice in program.notices:
         click.echo(f"note: {notice}")
-    for table in (loss_table(verification), error_table(verification), memory_table(build.memory), _times(outcome)):
+    for table in (loss_table(verification), error_table(verification), memory_table(build.memory)):
         _print(console, table)
+    for line in memory_notes(build):
+        click.echo(line)
+    _print(console, _times(outcome))
     if outcome.profile is not None:
         for table in (phase_table(outcome.profile), kernel_table(outcome.profile)):
             _print(console, table)
@@ -61,6 +67,29 @@ def show(outcome: Outcome) -> None:
         click.echo(line)
 
 
+def memory_notes(build: Build) -> list[str]:
+    """What belongs to the table of memories: what was done for the budgets; code and constants; the sum of it all."""
+    lines = plan_notes(build)
+    code, constants = build.program.code_bytes, build.program.constant_bytes
+    if code is None or constants is None:
+        return lines
+    tensors = sum(use.peak for use in build.memory.values())
+    return [
+        *lines,
+        f"code {code:,} and constants {constants:,} bytes beside the tensors in {build.plan.level}; all memories "
+        f"together {tensors:,} bytes, with code and constants {tensors + code + constants:,}",
+    ]
+
+
+def plan_notes(build: Build, limit: int = 8) -> list[str]:
+    """What was done to stay within the budgets: at most `limit` lines, then how many more there are."""
+    notes = build.plan.notes
+    lines = [f"for the budget: {note}" for note in notes[:limit]]
+    if len(notes) > limit:
+        lines.append(f"for the budget: {len(notes) - limit} more; `tilegrad inspect --plan` lists all")
+    return lines
+
+
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Everything that was found, for ``--json``."""
     build, verification = outcome.build, outcome.verification
@@ -69,6 +98,9 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         **found,
         "errors": count_errors(verification),
         "tensor_errors": found["errors"],
+        "plan_notes": list(build.plan.notes),
+        "code_bytes": build.program.code_bytes,
+        "constant_bytes": build.program.constant_bytes,
         "model": outcome.source.name,
         "options": dict(outcome.source.options),
         "steps": outcome.steps,

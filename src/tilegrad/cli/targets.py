@@ -14,7 +14,11 @@ def command() -> None:
         click.echo(f"{target.name}: {target.summary}")
         for memory in target.memories:
             size = "no limit" if memory.capacity is None else f"{memory.capacity:,} bytes"
-            click.echo(f"    memory {memory.name}: {size}, alignment {memory.alignment}")
+            largest = "" if memory.physical in (None, memory.capacity) else f" of {memory.physical:,}"
+            reach = "" if memory.mapped else ", reached by transfers only"
+            click.echo(f"    memory {memory.name}: {size}{largest}, alignment {memory.alignment}{reach}")
         counter = "yes" if target.has_cycle_counter else "no"
         click.echo(f"    cores: {target.cores}; cycle counter: {counter}")
+        if target.runners:
+            click.echo(f"    runners: {', '.join(target.runners)} [default: {target.runner}]")
         click.echo(f"    compilers: {', '.join(target.compilers)} [default: {target.default_compiler}]")
