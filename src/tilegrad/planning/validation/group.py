@@ -95,6 +95,7 @@ class KernelTiles:
         begins: for every nest the first index of every iterator, ``[tile][iterator]``, and `ends` behind the last.
         whole: tiles that compute all of the operation.
         owned: for every output of an operation with `init`, which elements a nest defines, in the shape of the output.
+        filled: for every such output, the box that is initialised, first and behind the last along every axis, by tile.
     """
 
     kernel: Kernel
@@ -106,6 +107,7 @@ class KernelTiles:
     ends: list[Coordinates]
     whole: list[bool]
     owned: dict[Value, footprint.Flags]
+    filled: dict[Value, tuple[Coordinates, Coordinates]]
 
 
 def kernel_tiles(kernel: Kernel, tiles: Tiles, cores: int) -> KernelTiles:
@@ -140,8 +142,27 @@ def kernel_tiles(kernel: Kernel, tiles: Tiles, cores: int) -> KernelTiles:
         kernel, chain, _readings(kernel, tiles, places, begins, ends),
         {operand: places[operand] for operand in kernel.op.operands}, outputs,
         [first.tolist() for first in begins], [last.tolist() for last in ends], whole,
-        _owned(kernel) if kernel.op.init is not None and not all(whole) else {},
+        _owned(kernel) if kernel.op.init is not None and not all(whole) else {}, _filled(kernel, tiles),
     )  # fmt: skip
+
+
+def _filled(kernel: Kernel, tiles: Tiles) -> dict[Value, tuple[Coordinates, Coordinates]]:
+    """The boxes that are initialised, by output."""
+    outputs = kernel.op.outputs if kernel.op.init is not None else ()
+    if list(kernel.filled) != list(outputs):
+        raise InternalError(f"kernel {kernel.name} does not say where it initialises its outputs")
+    found = {}
+    for output, spans in kernel.filled.items():
+        if len(spans) != output.rank:
+            raise InternalError(f"kernel {kernel.name}: {output.name} is not initialised along each of its axes")
+        for span, extent in zip(spans, output.shape, strict=True):
+            tiles.check(span, extent, f"kernel {kernel.name}, {output.name}")
+        bounds = [tiles.bounds(span) for span in spans]
+        shape = (tiles.count, 0)
+        first = np.stack([b for b, _ in bounds], 1) if bounds else np.zeros(shape, np.int64)
+        last = np.stack([e for _, e in bounds], 1) if bounds else np.zeros(shape, np.int64)
+        found[output] = (first.tolist(), last.tolist())
+    return found
 
 
 def _places(kernel: Kernel, tiles: Tiles) -> dict[Value, Place]:

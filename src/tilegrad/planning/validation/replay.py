@@ -263,9 +263,13 @@ class GroupReplay:
 
     def _initialise(self, numbers: KernelTiles, output: Value, place: Place, tile: int, who: str) -> None:
         """What no nest defines is finished by this; what one defines, or adds to, is not."""
-        box = tuple(slice(a, b) for a, b in zip(place.first[tile], place.last[tile], strict=True))
+        first, last = numbers.filled[output]
+        box = tuple(slice(a, b) for a, b in zip(first[tile], last[tile], strict=True))
         if any(s.stop <= s.start for s in box):
             return
+        held = zip(box, place.origins[tile], place.shape, strict=True)
+        if any(s.start < origin or s.stop > origin + size for s, origin, size in held):
+            raise InternalError(f"{who} initialises elements of {output.name} for which its storage has no room")
         owned = numbers.owned[output][box]
         values = np.where(owned, self.elements.base(output, 0), self.elements.base(output))
         view = self._numbers(place, tile)
