@@ -213,7 +213,10 @@ class _Search:
         common = math.gcd(*(int(scale * factor) for _, scale in self.iterators.values()))
         iterators = {place: (k, int(scale * factor) // common) for place, (k, scale) in self.iterators.items()}
         dims = {value: (dim, int(scale * factor) // common) for value, (dim, scale) in self.dims.items()}
-        extent = max(-(-self._nest(place).extents[k] // scale) for place, (k, scale) in iterators.items())
+        # Elements that no nest writes belong to a tile too: it initialises them.
+        cut = [(value.shape[dim], scale) for value, (dim, scale) in dims.items()]
+        cut.extend((self._nest(place).extents[k], scale) for place, (k, scale) in iterators.items())
+        extent = max(-(-size // scale) for size, scale in cut)
         for value in list(dims):
             dim, scale = dims[value]
             for view in {seen: None for _, seen, _ in self.readers.get(value, ()) if seen is not value}:
