@@ -197,7 +197,8 @@ class Layouts:
         ]
         ranges = {(k, n): spans for k, found in enumerate(prints) for n, spans in enumerate(found.ranges)}
         outputs = self._outputs(ops, axes, loops)
-        needed = self.needed(ops)
+        # An output that nobody reads has a home too where it is told to stay there.
+        needed = self.needed(ops) | frozenset(output for output in outputs if output in direct)
         inputs = self._inputs(prints, loops, outputs)
         for part in inputs.values():
             part.direct = self._is_direct(part, loops, part.value in direct)
