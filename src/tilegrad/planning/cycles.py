@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tilegrad.ir.affine import Guard
 from tilegrad.ir.expr import Expr, walk
 from tilegrad.ir.graph import Nest, Result
-from tilegrad.planning.identities import floor_of
+from tilegrad.planning.identities import branch_of, floor_of, lazy_parts
 from tilegrad.planning.interior import interior
 from tilegrad.targets.base import Target
 from tilegrad.transforms.inline import linear_index
@@ -33,6 +33,8 @@ CACHE_INSTRUCTIONS = 120
 MISS_CYCLES = 1.0
 #: How many instructions are fetched for each that is too many.
 MISS_GROWTH = 2.2
+#: How often the cheap test of a select holds.
+BRANCH_TAKEN = 0.3
 #: Float registers for accumulators and operands.
 REGISTERS = 31
 #: Where all loads come before all arithmetic, cores that share a float unit take turns: the part of the unit's time
@@ -51,7 +53,7 @@ OWN_POINTER = 3.0
 
 #: Instructions of an operation; 1 where nothing is said.
 _INSTRUCTIONS = {
-    "const": 0.0, "index": 1.0, "acc": 0.0, "read": 1.0, "select": 3.0, "abs": 1.0, "neg": 1.0,
+    "const": 0.0, "index": 1.0, "acc": 0.0, "read": 1.0, "select": 2.5, "abs": 1.0, "neg": 1.0,
     "exp": 40.0, "expm1": 60.0, "log": 45.0, "log1p": 60.0, "tanh": 60.0, "erf": 60.0, "sin": 60.0, "cos": 60.0,
     "pow": 120.0, "philox": 120.0, "floor": 10.0, "ceil": 10.0, "round": 10.0, "trunc": 8.0,
 }  # fmt: skip
@@ -303,6 +305,7 @@ def _distinct(node: _Node, shape: Mapping[int, int], inner: Mapping[int, int]) -
 def _nodes(roots: Sequence[Expr]) -> list[_Node]:
     found: list[_Node] = []
     depends: dict[Expr, frozenset[int]] = {}
+    always = _always(roots)
     for node in walk(*roots):
         iterators = frozenset(i for arg in node.args for i in depends[arg])
         strides = None
@@ -315,9 +318,26 @@ def _nodes(roots: Sequence[Expr]) -> list[_Node]:
         is_float = bool(node.args) and node.args[0].dtype.is_float and node.op not in _INTEGER
         serial = _SERIAL.get(node.op, 0.0) if node.dtype.is_float else 0.0
         instructions = _INSTRUCTIONS.get(node.op, 1.0)
+        part = 1.0 if node in always else BRANCH_TAKEN
+        instructions, serial = instructions * part, serial * part
         if instructions or serial:
             floats = (instructions / 2 if instructions > 8 else 1.0) if is_float and not serial else 0.0
-            found.append(_Node(iterators, instructions, floats, serial, strides))
+            found.append(_Node(iterators, instructions, floats * part, serial, strides))
+    return found
+
+
+def _always(roots: Sequence[Expr]) -> set[Expr]:
+    """The nodes that are evaluated whatever cheap tests say."""
+    lazy = lazy_parts(roots)
+    found: set[Expr] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        branch = branch_of(node) if node in lazy else None
+        stack.extend(node.args if branch is None else [*branch.cheap, *lazy[node]])
     return found
 
 
