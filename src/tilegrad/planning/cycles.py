@@ -76,6 +76,7 @@ class _Node:
         floats: of these, those that need a float unit.
         serial: cycles in the one unit that all cores share.
         strides: for a read, its distance in elements along each iterator.
+        dormant: instructions that are there and mostly not executed.
     """
 
     iterators: frozenset[int]
@@ -83,6 +84,7 @@ class _Node:
     floats: float
     serial: float
     strides: Mapping[int, int] | None
+    dormant: float = 0.0
 
 
 class Model:
@@ -208,6 +210,7 @@ class Model:
         body.instructions += SPILL_CYCLES * max(accumulators + body.registers + once.registers - REGISTERS, 0.0)
         if stepped is None:
             once.instructions += body.instructions
+            once.dormant += body.dormant
             once.floats += body.floats
             once.serial += body.serial
             return self._straight(once, mixed=False, control=LOOP_CYCLES + 1.0 * len(self.nest.results))
@@ -223,7 +226,7 @@ class Model:
         dynamic = stepped in guarded
         count = sizes[stepped] * (self.kept if dynamic else 1.0)
         per_step = self._straight(body, mixed, LOOP_CYCLES) / steps
-        run, code = count * per_step, body.instructions
+        run, code = count * per_step, body.instructions + body.dormant
         if border:
             size = max(shape.values())
             # In the border some lanes go on alone: half of a step for each.
@@ -239,12 +242,12 @@ class Model:
             code *= 1 + (sizes[stepped] % steps) / steps
         if outer > 1:
             run += _misses(code)
-        refill = 0.7 * _misses(code + once.instructions)
+        refill = 0.7 * _misses(code + once.instructions + once.dormant)
         return self._straight(once, mixed=True) + outer * (run + ENTER_CYCLES) + LOOP_CYCLES + refill
 
     def _straight(self, count: _Count, mixed: bool, control: float = 0.0) -> float:
         """Cycles of code without loops; `mixed` where loads stand between the arithmetic."""
-        instructions = count.instructions + _misses(count.instructions) + control
+        instructions = count.instructions + _misses(count.instructions + count.dormant) + control
         unit = count.floats * self.shared
         if self.shared > 1:
             even = instructions >= EVEN_TURNS * unit
@@ -256,13 +259,14 @@ class _Count:
     """Instructions of a piece of code."""
 
     def __init__(self) -> None:
-        self.instructions = self.floats = self.serial = 0.0
+        self.instructions = self.floats = self.serial = self.dormant = 0.0
         self.registers = 0.0
 
     def add(self, node: _Node, shape: Mapping[int, int], inner: Mapping[int, int]) -> None:
         """Count the distinct evaluations of a node in a register tile."""
         times = float(_distinct(node, shape, inner))
         self.instructions += times * node.instructions
+        self.dormant += times * node.dormant
         if node.strides is not None and inner:
             far = [k for k, size in shape.items() if 4 * abs(node.strides.get(k, 0)) * (size - 1) > REACH]
             self.instructions += (OWN_POINTER - 1) * math.prod(shape[k] for k in far) if far else 1.0
@@ -319,10 +323,11 @@ def _nodes(roots: Sequence[Expr]) -> list[_Node]:
         serial = _SERIAL.get(node.op, 0.0) if node.dtype.is_float else 0.0
         instructions = _INSTRUCTIONS.get(node.op, 1.0)
         part = 1.0 if node in always else BRANCH_TAKEN
+        dormant = instructions * (1.0 - part)
         instructions, serial = instructions * part, serial * part
         if instructions or serial:
             floats = (instructions / 2 if instructions > 8 else 1.0) if is_float and not serial else 0.0
-            found.append(_Node(iterators, instructions, floats * part, serial, strides))
+            found.append(_Node(iterators, instructions, floats * part, serial, strides, dormant))
     return found
 
 
