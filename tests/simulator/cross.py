@@ -28,6 +28,11 @@ def compilers() -> list[str]:
 @functools.cache
 def program(name: str, cc: str = "zig", extra: tuple[str, ...] = ()) -> Image:
     """The program in programs/`name`.c, linked with the start-up code; `extra` are further compiler options."""
+    return read_elf(built(name, cc, extra))
+
+
+def built(name: str, cc: str = "zig", extra: tuple[str, ...] = ()) -> Path:
+    """The same as a file."""
     script = PROGRAMS / "link.ld"
     if cc == "zig":
         zig = find_compiler("zig")
@@ -42,5 +47,5 @@ def program(name: str, cc: str = "zig", extra: tuple[str, ...] = ()) -> Image:
         compile_options=(*_COMMON, *options, *extra),
         link_options=("-mabi=ilp32f", *linking, "-T", str(script)),
     )
-    built = build_program(PROGRAMS, recipe, BuildCache.default(), extra_sources=[PROGRAMS / f"{name}.c"])
-    return read_elf(built.executable)
+    sources = [PROGRAMS / f"{name}.c"]
+    return build_program(PROGRAMS, recipe, BuildCache.default(), extra_sources=sources).executable

@@ -1,4 +1,4 @@
-"""Simulated cycles against figures taken on the platform model: within 5 %, with either compiler."""
+"""Simulated cycles against those of the same programs on GVSoC: within 5 %, with either compiler."""
 
 from __future__ import annotations
 
@@ -15,33 +15,43 @@ KERNELS = (
 CORES = (1, 2, 4, 8)
 TOLERANCE = 0.05
 
-PUBLISHED = {
-    ("dot", 1): 8243,
-    ("dot", 8): (8204 + 8225) / 2,
-    ("dot4", 1): 4396,
-    ("dot4", 8): (4374 + 4388) / 2,
-    ("stream", 1): 3454,
-    ("stream", 2): 3093,
-    ("stream", 4): 2900,
-    ("stream", 8): 5421,
-    ("pairs", 1): 5953,
-    ("pairs", 2): 5821,
-    ("pairs", 4): 5811,
-    ("pairs", 8): 5813,
-    ("sparse", 1): 4595,
-    ("sparse", 2): 4510,
-    ("sparse", 4): 4513,
-    ("sparse", 8): 5644,
-    ("divide", 1): 7500,
-    ("divide", 8): 57400,
-    ("banks", 8): 3100,
-    ("one_bank", 8): 16400,
-    ("l2", 1): 2048 * 15.5,
-    ("weights", 1): 2048 * 9,
-    ("matmul", 8): 92200,
+#: On GVSoC, of these programs: by compiler (zig as pinned, GCC 12) and loop, the mean over 1, 2, 4 and 8 cores.
+#: `python benchmarks/gvsoc_accuracy.py --model "" --cc gcc` prints them.
+GVSOC = {
+    "zig": {
+        "dot": (8356, 8248, 8258, 9273),
+        "dot4": (4532, 4407, 4410, 4770),
+        "stream": (3453, 2844, 2845, 5341),
+        "pairs": (6071, 5822, 5820, 5822),
+        "sparse": (4734, 4539, 4537, 5661),
+        "divide": (7555, 14371, 28691, 57335),
+        "banks": (3250, 3125, 3125, 3127),
+        "one_bank": (3250, 4144, 8235, 16421),
+        "l2": (31448, 31286, 31288, 31289),
+        "matmul": (707350, 354500, 177514, 106048),
+    },
+    "gcc": {
+        "dot": (8283, 8211, 8213, 9224),
+        "dot4": (4508, 4382, 4383, 5379),
+        "stream": (3458, 2814, 2808, 5288),
+        "pairs": (5981, 5785, 5784, 5784),
+        "sparse": (4664, 4504, 4502, 5624),
+        "divide": (7531, 14345, 28667, 57311),
+        "banks": (3180, 3091, 3090, 3090),
+        "one_bank": (3180, 4872, 8202, 16394),
+        "l2": (31381, 31255, 31255, 31255),
+        "matmul": (701892, 351786, 175984, 109993),
+    },
 }
-PUBLISHED_DMA = {"dma 256": 56, "dma 4096": 536, "dma 65536": 8216, "2d in": 2073, "2d out": 2328}
-PUBLISHED_L3 = {"out": 5316, "in": 3050}
+#: The same for transfers, whose first round finds the caches cold and does not count, and for 4 KiB to and from L3.
+GVSOC_DMA = {
+    "zig": {"dma 256": 55, "dma 4096": 535, "dma 65536": 8215, "2d in": 2073, "2d out": 2331},
+    "gcc": {"dma 256": 53, "dma 4096": 533, "dma 65536": 8213, "2d in": 2077, "2d out": 2329},
+}
+GVSOC_L3 = {"zig": {"out": 5246, "in": 2964}, "gcc": {"out": 5220, "in": 2957}}
+#: A load from weight memory takes 9 cycles by the platform's published figures, 5.3 in GVSoC's model of June 2025.
+WEIGHTS = 2048 * 9
+L3_DIRECTIONS = ("out", "in")
 
 
 def elapsed(cc: str, kernel: str) -> np.ndarray:
@@ -53,30 +63,36 @@ def elapsed(cc: str, kernel: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cc", compilers())
-@pytest.mark.parametrize("kernel", dict.fromkeys(name for name, _ in PUBLISHED))
-def test_loops_take_the_published_cycles(cc: str, kernel: str) -> None:
+@pytest.mark.parametrize("kernel", GVSOC["zig"])
+def test_loops_take_the_cycles_of_the_platform_model(cc: str, kernel: str) -> None:
     measured = elapsed(cc, kernel)
-    for index, cores in enumerate(CORES):
-        if (kernel, cores) in PUBLISHED:
-            assert measured[index, :cores].mean() == pytest.approx(PUBLISHED[kernel, cores], rel=TOLERANCE), cores
+    means = [measured[index, :cores].mean() for index, cores in enumerate(CORES)]
+    assert means == pytest.approx(GVSOC[cc][kernel], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("cc", compilers())
-@pytest.mark.parametrize("kernel", PUBLISHED_DMA)
-def test_transfers_take_the_published_cycles(cc: str, kernel: str) -> None:
+def test_loads_from_weight_memory_take_the_published_cycles(cc: str) -> None:
+    measured = elapsed(cc, "weights")
+    for index, cores in enumerate(CORES):
+        assert measured[index, :cores].mean() == pytest.approx(WEIGHTS, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("cc", compilers())
+@pytest.mark.parametrize("kernel", GVSOC_DMA["zig"])
+def test_transfers_take_the_cycles_of_the_platform_model(cc: str, kernel: str) -> None:
     # The program polls, every six cycles or so; the first round finds the caches cold.
     warm = elapsed(cc, kernel)[1:, 0]
-    assert warm.mean() == pytest.approx(PUBLISHED_DMA[kernel], rel=TOLERANCE)
+    assert warm.mean() == pytest.approx(GVSOC_DMA[cc][kernel], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("cc", compilers())
-@pytest.mark.parametrize("direction", PUBLISHED_L3)
-def test_l3_transfers_take_the_published_cycles(cc: str, direction: str) -> None:
+@pytest.mark.parametrize("direction", L3_DIRECTIONS)
+def test_l3_transfers_take_the_cycles_of_the_platform_model(cc: str, direction: str) -> None:
     with Simulator(program("calibration", cc)) as machine:
         machine.write("kernel", np.uint32(100 + (direction == "in")))
         machine.run(10_000_000)
         measured = int(machine.read("fabric_elapsed", "<u4", ()))
-    assert measured == pytest.approx(PUBLISHED_L3[direction], rel=TOLERANCE)
+    assert measured == pytest.approx(GVSOC_L3[cc][direction], rel=TOLERANCE)
 
 
 def test_the_same_program_takes_the_same_cycles() -> None:

@@ -22,6 +22,8 @@ FAULTS = {
     6: r"core 2 .*DMA's external range of 64 bytes at 0x1c1ffff0 is not inside L2",
     9: r"core 2 .*load from the device register 0x10200408 with 2 bytes",
     10: r"core 2 .*executed 0x100073|core 2 .*executed 0x9002",
+    11: r"core 2 .*store to 0x10200c00 \(4 bytes\)",
+    12: r"core 2 .*a barrier got its targets 0x4 before the mask of who triggers it",
 }
 
 

@@ -61,6 +61,7 @@ _DEVICE = {
     1: "a wait ended at an event that it is not for (masked events {value:#x}): mask DMA events while other waits run",
     2: "the dispatch queue is full",
     3: "the exit register was written without its valid bit: {value:#x}",
+    4: "a barrier got its targets {value:#x} before the mask of who triggers it, and would end at once",
 }
 
 

@@ -159,6 +159,8 @@ static void fault(uint32_t core, uint32_t which)
     case 7: for (;;) __asm__ volatile("wfi");
     case 8: for (;;) ;
     case 9: results[0] = *(volatile uint16_t *)(CLUSTER_TIMER + 8); break;
+    case 11: REGISTER(0x10200c00u) = 1; break; /* a barrier's trigger mask, as if it were on the bus */
+    case 12: REGISTER(EVENT_UNIT + 0x22c) = 4; break; /* a barrier's targets, without a trigger mask */
     default: __asm__ volatile("ebreak"); break;
     }
 }

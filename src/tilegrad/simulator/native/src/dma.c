@@ -277,9 +277,13 @@ static void step_direction(sim_t *s, uint32_t inwards)
             continue;
         uint32_t line_ended;
         dma->port_free[inwards][port] = s->now + move_word(s, t, &line_ended);
-        if (line_ended && t->two_d && !inwards)
-            for (uint32_t each = 0; each < 2; each++)
-                dma->port_free[inwards][each] += s->timing.dma_line_out;
+        /* a word pair ends with its burst; out of L1 each burst of 256 bytes costs a cycle more */
+        const uint32_t burst_ended = line_ended || t->moved == t->bytes || (!inwards && t->in_line % 256 == 0);
+        if (burst_ended && !inwards) {
+            const uint64_t from = dma->port_free[inwards][port];
+            dma->port_free[inwards][0] = dma->port_free[inwards][1] = from + s->timing.dma_line_out;
+        } else if (burst_ended && t->two_d && t->line <= 4)
+            dma->port_free[inwards][0] = dma->port_free[inwards][1] = dma->port_free[inwards][port];
         if (t->moved == t->bytes) {
             const transfer_t done = *t;
             queue->head = (queue->head + 1) % TRANSFERS;

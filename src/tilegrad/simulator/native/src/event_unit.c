@@ -37,6 +37,7 @@ static access_t settle(sim_t *s, uint32_t core)
     if (eu->clear[core])
         eu->status[core] &= ~active;
     wake(s, core, s->now + s->timing.wake);
+    s->first = 1u << core;
     return ACCESS_DONE;
 }
 
@@ -79,6 +80,8 @@ static access_t load_barrier(sim_t *s, uint32_t core, uint32_t offset, uint32_t 
             return ACCESS_STOP;
         barrier->status |= 1u << core;
         check_barrier(s, barrier);
+        if (s->core[core].wait != SIM_WAIT_BARRIER)
+            s->first = 1u << core; /* whoever comes last is woken last */
         return s->stop.reason ? ACCESS_STOP : ACCESS_SLEEP;
     default: return unknown(s, core, offset, 0);
     }
@@ -90,7 +93,11 @@ static access_t store_barrier(sim_t *s, uint32_t core, uint32_t offset, uint32_t
     switch (offset & 0x1f) {
     case 0x00: barrier->trigger = value; break;
     case 0x04: barrier->status = value; break;
-    case 0x0c: barrier->target = value; break;
+    case 0x0c:
+        if (value && !barrier->trigger) /* nobody is all that it waits for, so it would end at once */
+            return stop_run(s, SIM_STOP_DEVICE, core, 0x1020420cu + (offset & ~0x1fu), 4, value, 4);
+        barrier->target = value;
+        break;
     case 0x10: barrier->status |= value; break;
     case 0x14: barrier->status |= 1u << core; break;
     default: return unknown(s, core, offset, 1);
@@ -150,7 +157,7 @@ static access_t store_dispatch(sim_t *s, uint32_t core, uint32_t value)
     eu->dispatch[index].readers = eu->team;
     for (uint32_t other = 0; other < WORKERS; other++)
         if (s->core[other].wait == SIM_WAIT_DISPATCH && eu->team >> other & 1) {
-            uint32_t taken;
+            uint32_t taken = 0;
             (void)load_dispatch(s, other, &taken);
             s->core[other].x[s->core[other].wait_register] = taken;
             events_raise(s, 1u << other, EVENT_DISPATCH);
@@ -226,14 +233,13 @@ access_t events_store(sim_t *s, uint32_t core, uint32_t offset, uint32_t value)
     return unknown(s, core, offset, 1);
 }
 
-/* The registers that the bus shows at 0x10200800: every core's mask, the barriers and the software events. */
+/* The registers that the bus shows at 0x10200800: every core's mask and the software events. Barriers are in the private
+ * views only: the platform's model ends the run where the bus asks for one. */
 access_t events_bus(sim_t *s, uint32_t core, uint32_t offset, uint32_t *value, int is_write)
 {
     if (offset < 0x40 * WORKERS && (offset & 0x3f) < 0x38)
         return is_write ? store_core(s, offset / 0x40, offset & 0x3f, *value)
                         : load_core(s, offset / 0x40, offset & 0x3f, value);
-    if (offset >= 0x400 && offset < 0x600 && (offset & 0x1f) < 0x14)
-        return is_write ? store_barrier(s, core, offset - 0x400, *value) : load_barrier(s, core, offset - 0x400, value);
     if (is_write && offset >= 0x600 && offset < 0x620) {
         dma_told(s, 1u << core, EVERY_CORE);
         events_raise(s, *value, (offset - 0x600) / 4);

@@ -1,9 +1,9 @@
 /* The execution loop, included once for fast runs and once for checked ones: define RUN, its name, and CHECKED first.
  *
  * Time is a wheel of cycles, each with a mask of the cores whose next instruction runs in it; an instruction leaves its
- * core in the slot of the cycle at which the next may begin. Cores of one cycle run in the order of their numbers,
- * beginning at one that moves on with the clock. So no core always comes first, and two cores that want the same unit
- * over and over cannot stay in step for ever. */
+ * core in the slot of the cycle at which the next may begin. Of the cores of one cycle, the one that was woken last comes
+ * first, then the others from the highest number down: the order in which the platform's model runs them, and in which
+ * they get banks and units. */
 
 #include <math.h>
 #include <string.h>
@@ -142,7 +142,7 @@ void RUN(sim_t *s, uint64_t until)
 #undef X
     };
     uint64_t now = s->now;
-    uint32_t m = 0, rest = 0, i = 0, stall = 0, value = 0, address = 0, size = 0;
+    uint32_t m = 0, i = 0, stall = 0, value = 0, address = 0, size = 0;
     core_t *c = &s->core[0];
     decoded_t *d = NULL;
     access_t access;
@@ -166,8 +166,8 @@ void RUN(sim_t *s, uint64_t until)
 
 #define RUN_CORE()                               \
     do {                                         \
-        i = (uint32_t)__builtin_ctz(m);          \
-        m &= m - 1;                              \
+        i = 31 - (uint32_t)__builtin_clz(m & s->first ? s->first : m); \
+        m &= ~(1u << i);                         \
         c = &s->core[i];                         \
         d = c->at;                               \
         if (UNLIKELY(line_of(d) != c->line))     \
@@ -357,11 +357,6 @@ void RUN(sim_t *s, uint64_t until)
     goto cycle;
 
 next_cycle:
-    if (rest) {
-        m = rest;
-        rest = 0;
-        RUN_CORE();
-    }
     now++;
 cycle:
     s->now = now;
@@ -401,10 +396,6 @@ cycle:
                 schedule(s, i, s->core[i].far_until);
             }
     }
-    rest = m & ((1u << (now % 8)) - 1);
-    m &= ~rest;
-    if (!m)
-        goto next_cycle;
     RUN_CORE();
 
 fetch:
@@ -413,8 +404,11 @@ fetch:
         if (line_of(d) == c->line)
             goto fetched;
     }
+    stall = 0;
+    if (line_of(d) != line_of(d - 1) && c->line != line_of(d - 1))
+        stall = fetch_line(s, i, pc_of(s, c, d));
+    stall += fetch_line(s, i, pc_of(s, c, d) + 2);
     c->line = line_of(d);
-    stall = fetch_line(s, i, pc_of(s, c, d));
     if (stall) {
         claim_float_unit(s, d, pc_of(s, c, d), i, now + stall);
         END(stall);
@@ -434,7 +428,7 @@ float_on_fc:
     (void)stop_run(s, SIM_STOP_FLOAT, i, pc_of(s, c, d), 4, 0, 0);
 stopped: /* the core stays at its instruction; what else would have run in this cycle still will */
     c->count.instructions--;
-    s->wheel[now % WHEEL] |= (uint16_t)(m | rest | 1u << i);
+    s->wheel[now % WHEEL] |= (uint16_t)(m | 1u << i);
     return;
 
 label_UNDECODED:

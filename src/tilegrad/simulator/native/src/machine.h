@@ -171,6 +171,7 @@ struct simulator {
     uint64_t now;
     uint16_t wheel[WHEEL]; /* cores by the cycle that they run in next */
     uint32_t awake, far;
+    uint32_t first; /* mask of the core that was woken last: the first in each cycle */
     uint64_t next_device;
     uint64_t bank_free[BANKS], float_free[FLOAT_UNITS], divider_free;
     timing_t timing;
@@ -231,10 +232,12 @@ static inline decoded_t *entry_of(const sim_t *s, uint32_t pc)
     return 0;
 }
 
-/* Entries of one cache line share it: the tables are aligned to their lines. */
+/* The cache line that a core has fetched when it executes an instruction: that of the second halfword. A core always
+ * fetches two halfwords, also for a compressed instruction. Entries of one line share it: the tables are aligned to their
+ * lines. */
 static inline uintptr_t line_of(const decoded_t *at)
 {
-    return (uintptr_t)at / (LINE_HALFWORDS * sizeof(decoded_t));
+    return (uintptr_t)(at + 1) / (LINE_HALFWORDS * sizeof(decoded_t));
 }
 
 /* Takes one access of a bank from cycle `at` on; returns the cycles it has to wait. */

@@ -14,9 +14,11 @@ uint8_t *memory_at(sim_t *s, uint32_t address, uint32_t bytes)
     return NULL;
 }
 
-static uint64_t counter_now(const sim_t *s, const counter_t *counter)
+/* The fabric controller has a slower clock, and with it its timer. */
+static uint32_t counter_now(const sim_t *s, const counter_t *counter)
 {
-    return counter->config & 1 ? s->now - counter->from : counter->held;
+    const uint64_t rate = counter == &s->fc_timer ? s->timing.fc_timer : 1024;
+    return counter->held + (counter->config & 1 ? (uint32_t)((s->now - counter->from) * rate / 1024) : 0);
 }
 
 static access_t counter_access(sim_t *s, uint32_t core, counter_t *counter, uint32_t address, uint32_t *value,
@@ -28,16 +30,16 @@ static access_t counter_access(sim_t *s, uint32_t core, counter_t *counter, uint
             *value = counter->config;
             return ACCESS_DONE;
         }
-        counter->held = *value & 2 ? 0 : (uint32_t)counter_now(s, counter);
-        counter->from = s->now - counter->held;
+        counter->held = *value & 2 ? 0 : counter_now(s, counter);
+        counter->from = s->now;
         counter->config = *value & ~2u;
         return ACCESS_DONE;
     case 0x08:
         if (is_write) {
             counter->held = *value;
-            counter->from = s->now - *value;
+            counter->from = s->now;
         } else
-            *value = (uint32_t)counter_now(s, counter);
+            *value = counter_now(s, counter);
         return ACCESS_DONE;
     default:
         return stop_run(s, is_write ? SIM_STOP_STORE : SIM_STOP_LOAD, core, address, 4, *value, 0);

@@ -65,6 +65,12 @@ __attribute__((noinline)) void tilegrad_idle(void)
 __attribute__((used)) void tilegrad_worker(uint32_t core)
 {
     TG_REGISTER(TG_EVENT_UNIT) = TG_EVENTS;
+    if (core == 0) {
+        /* Barrier 0: who triggers comes first, because one that waits for nobody ends as soon as it has targets. The
+           others may already be waiting. Its registers are in the cores' private views only. */
+        TG_REGISTER(TG_BARRIER) = TEAM_MASK;
+        TG_REGISTER(TG_BARRIER + 0xcu) = TEAM_MASK;
+    }
     for (;;) {
         if (core == 0) {
             if (tilegrad_script)
@@ -92,8 +98,6 @@ __attribute__((used)) void tilegrad_fabric(void)
     for (uint32_t core = 0; core < WORKERS; ++core)
         TG_REGISTER(TG_CLUSTER_CONTROL + 0x40u + 4u * core) = (uint32_t)tilegrad_worker_start;
     TG_REGISTER(TG_CLUSTER_CONTROL + 0x1400u) = ~0u; /* instruction caches on */
-    TG_REGISTER(TG_CLUSTER_CONTROL + 0xc00u) = TEAM_MASK; /* barrier 0, as seen from here: who triggers, who waits */
-    TG_REGISTER(TG_CLUSTER_CONTROL + 0xc0cu) = TEAM_MASK;
     TG_REGISTER(TG_CLUSTER_CONTROL + 8u) = 0x1ffu; /* fetch enable */
     for (;;)
         __asm__ volatile("wfi");
