@@ -37,13 +37,10 @@ MISS_GROWTH = 2.2
 BRANCH_TAKEN = 0.3
 #: Float registers for accumulators and operands.
 REGISTERS = 31
-#: Where all loads come before all arithmetic, cores that share a float unit take turns: the part of the unit's time
-#: that is lost, twice of it where loads are fewer than arithmetic ...
-TURNS = 0.035
-EVEN_TURNS = 0.93
-#: ... and where loads stand between the arithmetic, cores get in each other's way: this part of their instructions
-#: comes on top of the unit's time.
-COLLISIONS = 0.24
+#: Cores that share a float unit wait for each other: for this part of the unit's time, and this part of their
+#: instructions, where all loads come before all arithmetic; then where loads stand between the arithmetic.
+TURNS = (0.12, 0.05)
+COLLISIONS = (0.0, 0.2)
 #: Cycles for a value that finds no register: store, load and the wait for it.
 SPILL_CYCLES = 3.0
 #: Bytes that the offsets of loads from one pointer reach.
@@ -250,8 +247,8 @@ class Model:
         instructions = count.instructions + _misses(count.instructions + count.dormant) + control
         unit = count.floats * self.shared
         if self.shared > 1:
-            even = instructions >= EVEN_TURNS * unit
-            unit = unit + COLLISIONS * instructions if mixed else unit * (1.0 + TURNS * (1.0 if even else 2.0))
+            waits = COLLISIONS if mixed else TURNS
+            unit += waits[0] * unit + waits[1] * instructions
         return max(instructions * 1.03, unit) + count.serial * self.cores
 
 
