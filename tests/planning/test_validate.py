@@ -160,13 +160,14 @@ def kernel_faults(entry: EntryPlan) -> Iterator[Fault]:
                 for other in entry.storages:
                     if other is not storage and other.bytes >= value.bytes:
                         yield entry_in(f"{kernel.name} {what} {value.name} in {other.name}", table, value, other)
+        groups = entry.groups  # of one kernel each: the host has one memory
         for other in range(position + 1, len(kernels)):
-            swapped = list(kernels)
+            swapped = list(groups)
             swapped[position], swapped[other] = swapped[other], swapped[position]
-            yield attribute(f"{entry.name} kernels {position} and {other}", entry, "kernels", swapped)
-        rest = [k for k in kernels if k is not kernel]
-        yield attribute(f"{kernel.name} dropped", entry, "kernels", rest, visible=True)
-        yield attribute(f"{kernel.name} twice", entry, "kernels", [*kernels, kernel], visible=True)
+            yield attribute(f"{entry.name} kernels {position} and {other}", entry, "groups", swapped)
+        rest = [group for group in groups if group is not groups[position]]
+        yield attribute(f"{kernel.name} dropped", entry, "groups", rest, visible=True)
+        yield attribute(f"{kernel.name} twice", entry, "groups", [*groups, groups[position]], visible=True)
         others = [*kernel.in_place[1:]] if kernel.in_place else [entry.storages[0]]
         yield attribute(f"{kernel.name} in-place note", kernel, "in_place", others, visible=True)
         if position:
@@ -209,7 +210,9 @@ def plan_faults() -> Iterator[Fault]:
         yield attribute(f"{storage.name} is nobody's", storage, "persistent", None, visible=True)
     yield attribute("names", PLAN.persistent[0], "name", PLAN.persistent[1].name.upper(), visible=True)
     for entry in PLAN.entries:
-        yield attribute(f"{entry.name} arena", entry, "arenas", {PLAN.level: entry.arenas[PLAN.level] - 64}, visible=True)
+        yield attribute(
+            f"{entry.name} arena", entry, "arenas", {PLAN.level: entry.arenas[PLAN.level] - 64}, visible=True
+        )
 
 
 def faults() -> Iterator[Fault]:
