@@ -373,8 +373,3 @@ def _block_iterator(nest: Nest, vector: int | None) -> tuple[int | None, int]:
         if best is None or score > best:
             best = score
     return (None, 1) if best is None else (-best[2], best[1])
-
-
-def trip_count(nest: Nest) -> int:
-    """Number of points of the box."""
-    return math.prod(nest.extents)
