@@ -30,8 +30,8 @@ help: ## List the targets
 	@echo '  PYTEST_ARGS=...     passed to pytest, for example PYTEST_ARGS="-k speechnet"'
 
 .PHONY: demo
-demo: $(VENV)/demo.stamp ## Train SpeechNet for four steps in generated C and compare every number with PyTorch
-	$(BIN)/tilegrad train speechnet --steps 4
+demo: $(VENV)/demo.stamp ## Train SpeechNet for four steps on the simulated cluster and compare every number with PyTorch
+	$(BIN)/tilegrad train speechnet --target siracusa --steps 4
 
 # One thread each: the test processes fill the cores themselves.
 .PHONY: test
