@@ -75,6 +75,10 @@ def kernel_function(kernel: Kernel, loops: Sequence[TileLoop]) -> list[str]:
         parameters.extend([f"int {chain.start}", f"int {chain.end}"])
     writer = Writer()
     write_op(kernel.op, kernel.mappings, CScope(places), writer, ranges, chain, init_ranges)
+    # What a sum without terms would read is not read.
+    body = "\n".join(writer.lines)
+    unused = [name for name in names.values() if re.search(rf"\b{name}\b", body) is None]
+    writer.lines.extend(f"    (void){name};" for name in unused)
     comment = [f"/* {comment_text(f'{kernel.op.phase}: {kernel.op.origin}')}"]
     comment.extend(f"   {comment_text(_described(kernel, value, loops))}" for value in inputs)
     comment.extend(f"   -> {comment_text(_described(kernel, value, loops))}" for value in outputs)

@@ -297,5 +297,6 @@ def _message(plan: Plan, level: str, smallest: int) -> str:
     largest = ", ".join(f"{name} ({size:,})" for size, name in holders[:5])
     return (
         f"the tensors need {use.peak:,} bytes of {level}, which has {use.capacity:,}; at least {use.lower_bound:,} "
-        f"bytes are alive at one moment; the smallest budget found to do is {smallest:,} bytes; most is held by {largest}"
+        f"bytes are alive at one moment; the smallest budget found to do is {smallest:,} bytes; "
+        f"most is held by {largest}"
     )

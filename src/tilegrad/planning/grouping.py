@@ -80,7 +80,7 @@ class Grouper:
         cycles = [self.alone(op).cycles for op in ops]
         heavy = max(HEAVY_CYCLES, sum(cycles) * HEAVY_SHARE)
         begins = [k for k in range(len(ops)) if k == 0 or cycles[k] >= heavy]
-        after = {begin: end for begin, end in zip(begins, [*begins[1:], len(ops)], strict=True)}
+        after = dict(zip(begins, [*begins[1:], len(ops)], strict=True))
         best: dict[int, tuple[float, list[Cluster], int]] = {len(ops): (0.0, [], 0)}
         for begin in reversed(begins):
             alone = [Cluster([op], self.alone(op)) for op in ops[begin : after[begin]]]
