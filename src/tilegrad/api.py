@@ -24,7 +24,7 @@ from tilegrad.ir.verifier import verify_graph
 from tilegrad.planning.plan import LevelUse, Plan
 from tilegrad.planning.planner import Options, plan_program
 from tilegrad.planning.validate import validate_plan
-from tilegrad.targets import Program, Session, Target, get_target
+from tilegrad.targets import Program, Session, Target, Transaction, get_target
 from tilegrad.training.assemble import TrainingProgram, assemble, select_trainable, unify
 from tilegrad.transforms.pipeline import transform
 
@@ -221,8 +221,9 @@ class Build:
         prepared: dict[int, dict[str, Array]] = {}
         losses: list[float] = []
         gradients: dict[str, Array] | None = None
-        train_cycles: list[int | None] = []
-        opt_cycles: list[int | None] = []
+        trained: list[Transaction] = []
+        optimized: list[Transaction] = []
+        told = progress or _untold
         first = 0 if state is None else state.step * self.accumulate
         loss_symbol = self._symbol(training.loss_output)
         rate_symbol = self._symbols().get(training.learning_rate)
@@ -241,16 +242,20 @@ class Build:
                         prepared[place] = self._feeds(batches[place], training.target)
                     writes = prepared[place] | (setting if training.fused else {})
                     entry = "tilegrad_step" if training.fused else "tilegrad_train"
-                    done = session.transact(writes, entry, {loss_symbol: (np.float32, ())})
-                    train_cycles.append(done.cycles)
-                    losses.append(float(done.values[loss_symbol]))
-                    if progress is not None:
-                        progress(len(losses), losses[-1])
+                    trained.append(session.transact(writes, entry, {loss_symbol: (np.float32, ())}))
+                    if not session.deferred:  # else a run would be needed for each
+                        losses.append(float(trained[-1].values[loss_symbol]))
+                        told(len(losses), losses[-1])
                 if not training.fused:
                     wanted = training.gradient_buffers if step == 0 else {}
                     if wanted:
                         gradients = {name: self._read(session, value) for name, value in wanted.items()}
-                    opt_cycles.append(session.transact(setting, "tilegrad_optimize", {}).cycles)
+                    optimized.append(session.transact(setting, "tilegrad_optimize", {}))
+            for done in trained[len(losses) :]:
+                losses.append(float(done.values[loss_symbol]))
+                told(len(losses), losses[-1])
+            train_cycles = [done.cycles for done in trained]
+            opt_cycles = [done.cycles for done in optimized]
             after = self._capture(session, (0 if state is None else state.step) + steps)
             seconds = session.seconds
         self._last = after
@@ -362,12 +367,19 @@ _FAULTS = {
 
 
 def _initialise(session: Session) -> None:
-    """Call the program's init and make sure that its arithmetic is the one that equal results rest on."""
-    session.call("tilegrad_init")
-    faults = int(session.read(FAULTS, np.uint32, ()))
+    """Call the program's init and make sure that its arithmetic is the one that equal results rest on.
+
+    What the session's runner is known for passes: the program's notices tell it.
+    """
+    started = session.transact({}, "tilegrad_init", {FAULTS: (np.uint32, ())})
+    faults = int(started.values[FAULTS]) & ~session.known_faults
     if faults:
         reasons = "; ".join(text for bit, text in _FAULTS.items() if faults & bit)
         raise RunError(f"this build of the program would not give the same bits as others: {reasons}")
+
+
+def _untold(count: int, loss: float) -> None:
+    """Nobody wants to know."""
 
 
 def _total(cycles: Sequence[int | None]) -> int | None:

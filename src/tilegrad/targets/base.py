@@ -90,9 +90,12 @@ class Session(ABC):
         cycles: cycles spent inside entry points, or None where the target has no cycle counter.
         deferred: whether `transact` gives results that are computed when they are looked at, all that are due
             together, so that it pays to look at them late.
+        known_faults: bits of the program's `tg_arithmetic_faults` that are a known property of what runs it, and which
+            `Program.notices` tell the user; any other fault ends a run.
     """
 
     deferred: bool = False
+    known_faults: int = 0
     symbols: Mapping[str, int]
     entries: Sequence[str]
     seconds: float

@@ -39,6 +39,7 @@ class BatchSession(Session):
         executable: the program.
         runner: runs a file and returns its output; the session calls it with copies of the program in a folder of its
             own.
+        known_faults: see `Session.known_faults`.
 
     Raises:
         RunError: the program cannot be read.
@@ -46,7 +47,8 @@ class BatchSession(Session):
 
     deferred = True
 
-    def __init__(self, executable: Path, runner: Runner) -> None:
+    def __init__(self, executable: Path, runner: Runner, known_faults: int = 0) -> None:
+        self.known_faults = known_faults
         self._program = program_bytes(executable)
         self._runner = runner
         self._folder = tempfile.TemporaryDirectory(prefix="tilegrad-run-")

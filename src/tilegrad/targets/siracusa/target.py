@@ -13,7 +13,7 @@ from tilegrad.targets.base import Memory, Program, Progress, Session, Target
 from tilegrad.targets.cache import BuildCache, digest
 from tilegrad.targets.cbuild import Recipe, build_program
 from tilegrad.targets.siracusa.batch_session import BatchSession
-from tilegrad.targets.siracusa.gvsoc import find_gvsoc, run_on_gvsoc
+from tilegrad.targets.siracusa.gvsoc import KNOWN_FAULTS, NOTICE, find_gvsoc, run_on_gvsoc
 from tilegrad.targets.siracusa.image import program_sizes
 from tilegrad.targets.siracusa.session import ClusterSession
 from tilegrad.targets.siracusa.toolchain import find_cross_compiler
@@ -52,7 +52,7 @@ class SiracusaProgram(Program):
         """
         if self.runner == "sim":
             return ClusterSession(self.executable, self.cores, self.progress)
-        return BatchSession(self.executable, partial(run_on_gvsoc, find_gvsoc()))
+        return BatchSession(self.executable, partial(run_on_gvsoc, find_gvsoc()), KNOWN_FAULTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,7 @@ class SiracusaTarget(Target):
             code_bytes=sizes.code,
             constant_bytes=sizes.constants,
             data_bytes=sizes.data,
+            notices=(NOTICE,) if self.runner == "gvsoc" else (),
             cores=self.cores,
             runner=self.runner,
             progress=progress,
