@@ -149,7 +149,7 @@ TARGET = SiracusaTarget(
     name="siracusa",
     summary="PULP Siracusa: a cluster of 8 RISC-V cores with float units, on the built-in simulator",
     memories=(
-        Memory("L1", capacity=128_000, physical=256 << 10, alignment=4, load_cycles=1),
+        Memory("L1", capacity=128_000, physical=256 << 10, alignment=8, load_cycles=1),
         # Private banks of the fabric controller come first and are left to it.
         Memory(
             "L2",
