@@ -48,7 +48,7 @@ def validate_plan(plan: Plan, graphs: Sequence[Graph], target: Target | None = N
     for entry, graph in zip(plan.entries, graphs, strict=True):
         fields.check_storages(plan, entry, round_up)
         fields.check_levels(plan, entry)
-        memory = replay_entry(entry, graph, statics, plan.cores)
+        memory = replay_entry(entry, graph, statics, plan.cores, plan.level)
         used = memory.needed
         if {s for s in entry.storages if s.persistent is None} != {s for s in used if s.persistent is None}:
             raise InternalError(f"{entry.name} does not list the storages that it uses")

@@ -9,7 +9,7 @@ from tilegrad.planning.validation.memory import Memory
 from tilegrad.planning.validation.replay import GroupReplay
 
 
-def replay_entry(entry: EntryPlan, graph: Graph, statics: dict[Value, Storage], cores: int) -> Memory:
+def replay_entry(entry: EntryPlan, graph: Graph, statics: dict[Value, Storage], cores: int, home: str) -> Memory:
     """Replay an entry point.
 
     Args:
@@ -17,6 +17,7 @@ def replay_entry(entry: EntryPlan, graph: Graph, statics: dict[Value, Storage], 
         graph: the graph that it was made from.
         statics: storage of every persistent tensor and constant.
         cores: how many cores execute a kernel.
+        home: name of the home memory.
 
     Returns:
         The state at the end.
@@ -29,11 +30,14 @@ def replay_entry(entry: EntryPlan, graph: Graph, statics: dict[Value, Storage], 
         raise InternalError(f"the kernels of {entry.name} are not the operations of its graph")
     memory = Memory([op for op in graph.ops if isinstance(op, ReshapeOp)], statics)
     position = 0
+    groups = []
     for group in entry.groups:
         GroupReplay(memory, group, position, cores).run()
+        groups.append((position, position + len(group.kernels), group.tiles))
         position += len(group.kernels)
     for copy in entry.copies:
         _copy(memory, copy, position)
+    memory.check_lives([*groups, (position, position + 1, 1)], home)
     values = {store.target: store.value for store in graph.stores}
     for target, storage in statics.items():
         value = values.get(target, target)

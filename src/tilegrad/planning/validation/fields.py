@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tilegrad.errors import InternalError
 from tilegrad.ir.graph import Value
-from tilegrad.planning.plan import EntryPlan, Group, Plan, Storage, Transfer
+from tilegrad.planning.plan import FAR_BUFFER_BYTES, EntryPlan, Group, Plan, Storage, Transfer
 from tilegrad.targets.base import Target
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -66,8 +66,13 @@ def check_target(plan: Plan, target: Target) -> None:
     levels = [memory.name for memory in target.memories if memory.name in plan.memory]
     if list(plan.memory) != levels:
         raise InternalError(f"the plan has the memories {', '.join(plan.memory)} instead of {', '.join(levels)}")
+    if plan.far != tuple(memory.name for memory in target.memories if not memory.mapped):
+        raise InternalError(f"{', '.join(plan.far) or 'nothing'} is not what only transfers of {target.name} reach")
     for level, use in plan.memory.items():
-        if use.capacity != target.memory(level).capacity or use.reserved != target.reserved.get(level, 0):
+        reserved = target.reserved.get(level, 0)
+        if level == plan.level and any(storage.level in plan.far for storage in plan.persistent):
+            reserved += 2 * FAR_BUFFER_BYTES  # through which the program copies and clears them
+        if use.capacity != target.memory(level).capacity or use.reserved != reserved:
             raise InternalError(f"the plan does not have the budget of {level}")
 
 

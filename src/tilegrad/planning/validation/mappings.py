@@ -30,6 +30,8 @@ def check_mapping(kernel: Kernel, nest: Nest, mapping: Mapping, cores: int) -> N
     divisible = nest.parallel - (mapping.vector is not None)
     if mapping.team != (cores > 1) or not 0 <= mapping.divided <= (divisible if cores > 1 else 0):
         raise InternalError(f"{where}: the loops are not those for {cores} cores")
+    if mapping.cyclic and not mapping.divided:
+        raise InternalError(f"{where}: cores take turns with loops that are not divided over them")
     if mapping.width < 1:
         raise InternalError(f"{where}: a vector without elements")
     if mapping.vector is not None:

@@ -42,10 +42,13 @@ class GroupReplay:
         for kernel in group.kernels:
             check_overwriting(kernel)
         self.kernels = [kernel_tiles(kernel, self.tiles, cores) for kernel in group.kernels]
+        self.tiles.check_loops()
         self.loads = [transfer_tiles(transfer, group, self.tiles) for transfer in group.loads]
         self.stores = [transfer_tiles(transfer, group, self.tiles) for transfer in group.stores]
         if any(not t.transfer.inward for t in self.loads) or any(t.transfer.inward for t in self.stores):
             raise InternalError(f"{group.name}: a load goes out or a store comes in")
+        if len({t.transfer.storage for t in self.loads}) != len(self.loads):
+            raise InternalError(f"{group.name}: two loads fill one buffer")
         self._check_lives()
         self._note_uses()
         self.flights = Flights(self.loads, self.stores, self.group.overlap)

@@ -48,7 +48,7 @@ class Tiles:
         self.sizes: Numbers = np.minimum(np.array(self.steps, np.int64), np.array(self.extents, np.int64) - self.starts)
 
     def check(self, span: Span, extent: int, where: str) -> None:
-        """A span must describe the axis it belongs to by loops of the group.
+        """A span must describe the axis it belongs to by loops of the group, and a whole axis in the one way there is.
 
         Raises:
             InternalError: if it does not.
@@ -60,6 +60,8 @@ class Tiles:
             raise InternalError(f"{where}: a range moves with loops that {self.group.name} does not have")
         if any(scale == 0 for _, scale in span.terms):
             raise InternalError(f"{where}: a range moves with a loop by nothing")
+        if not loops and span.extra >= extent and (span.offset or span.extra != extent):
+            raise InternalError(f"{where}: a range of all {extent} elements begins at {span.offset}")
 
     def window(self, window: Window, shape: Sequence[int], where: str) -> None:
         """A window must have a span for every axis of its tensor and change with the loops that it moves with."""
@@ -67,8 +69,24 @@ class Tiles:
             raise InternalError(f"{where}: a window of {len(window.spans)} axes into a tensor of {len(shape)}")
         for span, extent in zip(window.spans, shape, strict=True):
             self.check(span, extent, where)
+            if span.terms and self.size(span) >= extent:
+                raise InternalError(f"{where}: a window of all {extent} elements moves")
         if window.depth != max((loop + 1 for span in window.spans for loop, _ in span.terms), default=0):
             raise InternalError(f"{where}: a window of depth {window.depth} does not change when it moves")
+
+    def check_loops(self) -> None:
+        """Every loop must cut something, and go exactly as far as the longest axis or iterator that it cuts.
+
+        Raises:
+            InternalError: if one does not.
+        """
+        reach = [0] * len(self.trips)
+        for kernel in self.group.kernels:
+            for span in itertools.chain.from_iterable((*kernel.ranges, *kernel.filled.values())):
+                for loop, scale in span.terms:
+                    reach[loop] = max(reach[loop], -(-span.extent // abs(scale)))
+        if reach != self.extents:
+            raise InternalError(f"{self.group.name}: loops of {self.extents} over iterators of {reach}")
 
     def _begin(self, span: Span) -> tuple[Numbers, Numbers]:
         begin = np.full(self.count, span.offset, np.int64)
