@@ -16,7 +16,6 @@ from tilegrad.ir.graph import StructuredOp, Value
 from tilegrad.planning.mapping import Mapping
 from tilegrad.planning.span import Span, TileLoop
 
-
 #: Bytes of the home memory through which the program copies or clears state that only transfers reach; there are two.
 FAR_BUFFER_BYTES = 256
 
