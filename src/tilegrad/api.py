@@ -514,7 +514,7 @@ def compile(
         transform(graph, optimize=optimize)
         verify_graph(graph)
     plan = plan_program(entries, description, Options(plain=not optimize, tiled=tiled, buffering=buffering))
-    validate_plan(plan, entries)
+    validate_plan(plan, entries, description)
     tell("writing C")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tilegrad-")) / "project"
 
