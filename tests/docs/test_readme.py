@@ -34,7 +34,7 @@ def test_its_own_model_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (source,) = blocks(README, "py")
     (tmp_path / "gesture.py").write_text(source)
     monkeypatch.chdir(tmp_path)
-    assert "-> 0" in invoke("inspect", "gesture.py:gesture", "--stage", "c", "--freeze", "0.*").stdout
+    assert "forward: 0" in invoke("inspect", "gesture.py:gesture", "--stage", "c", "--freeze", "0.*").stdout
 
 
 def test_the_operators_it_names_are_registered() -> None:
