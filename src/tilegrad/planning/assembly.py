@@ -95,7 +95,7 @@ class EntryAssembler:
             part = layout.inputs.get(value) or layout.outputs[value]
             storage = Storage(self.names.unique(f"tile_{value.name}"), part.bytes, self.fast, [value])
             storage.copies = self.layouts.copies(layout, value)
-            storage.stride = _aligned(part.bytes, self.memories[self.fast]) if storage.copies > 1 else 0
+            storage.stride = self.memories[self.fast].aligned(part.bytes) if storage.copies > 1 else 0
             storage.lower, storage.upper = first + buffer.lower, first + buffer.upper
             found[value] = storage
             self.storages[storage] = None
@@ -171,7 +171,7 @@ class EntryAssembler:
     def _addresses(self, entry: EntryPlan) -> None:
         for level, memory in self.memories.items():
             mine = [s for s in entry.storages if s.persistent is None and s.level == level]
-            buffers = [Buffer(s.lower, s.upper, _aligned(s.total, memory)) for s in mine]
+            buffers = [Buffer(s.lower, s.upper, memory.aligned(s.total)) for s in mine]
             offsets = allocate(buffers)
             for storage, offset in zip(mine, offsets, strict=True):
                 storage.offset = offset
@@ -180,7 +180,3 @@ class EntryAssembler:
                     (offset + b.size for offset, b in zip(offsets, buffers, strict=True)), default=0
                 )
                 entry.lower_bounds[level] = lower_bound(buffers)
-
-
-def _aligned(size: int, memory: Memory) -> int:
-    return -(-size // memory.alignment) * memory.alignment

@@ -407,7 +407,7 @@ class Layouts:
         for value, (lower, upper) in alive.items():
             if holder.get(value, value) is value:
                 part = layout.inputs.get(value) or layout.outputs[value]
-                size = _aligned(part.bytes, self.setting.fast) * self.copies(layout, value)
+                size = self.setting.fast.aligned(part.bytes) * self.copies(layout, value)
                 found.append((value, Buffer(lower, upper, size)))
         return found
 
@@ -518,7 +518,3 @@ def _hull(a: Span, b: Span) -> Span:
         return Span.whole(a.extent)
     offset = min(a.offset, b.offset)
     return Span(a.terms, offset, max(a.offset + a.extra, b.offset + b.extra) - offset, a.extent)
-
-
-def _aligned(size: int, memory: Memory) -> int:
-    return -(-size // memory.alignment) * memory.alignment

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from tilegrad.errors import DoesNotFitError
 from tilegrad.ir.graph import Graph, StructuredOp, Value
-from tilegrad.ir.types import Kind
 from tilegrad.planning.assembly import EntryAssembler
 from tilegrad.planning.budget import BudgetSearch, Decision
 from tilegrad.planning.grouping import Cluster, Grouper
@@ -154,7 +153,7 @@ class ProgramPlanner:
         arenas: dict[str, int] = {}
         memory: dict[str, LevelUse] = {}
         for level in target.memories:
-            fixed = sum(_aligned(s.bytes, level) for s in statics if s.level == level.name)
+            fixed = sum(level.aligned(s.bytes) for s in statics if s.level == level.name)
             arena = max((entry.arenas.get(level.name, 0) for entry in entries), default=0)
             bound = max((entry.lower_bounds.get(level.name, 0) for entry in entries), default=0)
             reserved = target.reserved.get(level.name, 0)
@@ -176,12 +175,3 @@ def _too_small(cluster: Cluster, fast: Memory, reserved: int) -> str:
         f"node {op.origin or op.outputs[0].name!r} needs {cluster.layout.need + reserved:,} bytes of {fast.name} for "
         f"its smallest tile, stacks included, which has {fast.capacity:,}: give {fast.name} a larger budget"
     )
-
-
-def _aligned(size: int, memory: Memory) -> int:
-    return -(-size // memory.alignment) * memory.alignment
-
-
-def storage_kinds(plan: Plan, kind: Kind) -> list[Storage]:
-    """The static storages of one kind of tensor."""
-    return [s for s in plan.persistent if s.persistent is not None and s.persistent.kind is kind]

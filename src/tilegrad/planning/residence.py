@@ -69,7 +69,7 @@ def _candidates(
                 last[root] = g
                 saved[root] += layouts.home_cycles(layout, part)
     return [
-        _Candidate(value, first[value], last[value], _size(value, setting), saved[value])
+        _Candidate(value, first[value], last[value], setting.fast.aligned(value.bytes), saved[value])
         for value in first
         if value.size
     ]
@@ -100,8 +100,3 @@ def _fits(
     offsets = allocate(buffers, effort="quick")
     peak = max((offset + b.size for offset, b in zip(offsets, buffers, strict=True)), default=0)
     return peak <= setting.budget or not chosen
-
-
-def _size(value: Value, setting: Setting) -> int:
-    alignment = setting.fast.alignment
-    return -(-value.bytes // alignment) * alignment

@@ -62,6 +62,10 @@ class Memory:
         if self.alignment <= 0 or self.alignment & (self.alignment - 1):
             raise UserError(f"memory {self.name!r}: the alignment must be a power of two, not {self.alignment}")
 
+    def aligned(self, size: int) -> int:
+        """`size` in bytes, rounded up to a multiple of the alignment."""
+        return -(-size // self.alignment) * self.alignment
+
 
 @dataclass(frozen=True)
 class Transaction:
